@@ -1,0 +1,1 @@
+//! The IPC cost laboratory behind rendez bench.

@@ -1,0 +1,1 @@
+//! The data plane of Rendez: segments, rings, doorbells, transactions.

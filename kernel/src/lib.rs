@@ -1,0 +1,1 @@
+//! The kernel of Rendez: a pure state machine of tasks, endpoints and capabilities, and its shell.

@@ -1,0 +1,1 @@
+//! What may be said in Rendez: message header, status codes, kernel requests, interfaces.

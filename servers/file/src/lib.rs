@@ -1,0 +1,1 @@
+//! The file server: a directory or a memory file system, never anything outside it.

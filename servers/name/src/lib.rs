@@ -1,0 +1,1 @@
+//! The name server: a hierarchical name space of capabilities.

@@ -1,0 +1,1 @@
+//! The signal server: named signals and groups, bridged to POSIX signals.

@@ -1,0 +1,1 @@
+//! The supervisor: starts the other servers and restarts them on request.
