@@ -1,1 +1,3 @@
 //! The kernel of Rendez: a pure state machine of tasks, endpoints and capabilities, and its shell.
+
+pub mod effect;

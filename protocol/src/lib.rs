@@ -1,1 +1,29 @@
-//! What may be said in Rendez: message header, status codes, kernel requests, interfaces.
+//! What may be said in Rendez: plain data, no I/O, no `unsafe`.
+//!
+//! - [`message`]: the 24-byte header at the start of every line, and what its fields mean.
+//! - [`status`]: how a transaction ended, as a number on the wire.
+//! - [`rights`], [`id`]: the words of capabilities.
+//! - [`kernel`]: requests to the kernel, its answers and its events.
+//! - [`name`], [`file`], [`signal`], [`supervisor`]: the interfaces of the standard servers.
+//! - [`encode`]: postcard, with a bound on everything that is decoded.
+//! - [`limit`]: every limit of the wire, in one place.
+//! - [`version`]: versions and how two sides agree on one.
+
+pub mod encode;
+pub mod file;
+pub mod id;
+pub mod kernel;
+pub mod limit;
+pub mod message;
+pub mod name;
+pub mod rights;
+pub mod signal;
+pub mod status;
+pub mod supervisor;
+pub mod version;
+
+pub use encode::{DecodeError, decode, encode};
+pub use id::{ConnectionId, ObjectId, Slot, TaskId, Ticket};
+pub use rights::Rights;
+pub use status::{Status, Why};
+pub use version::{Interface, Version};

@@ -1,0 +1,127 @@
+//! What the pure machine tells the shell to do.
+//!
+//! The machine answers nothing directly: every answer, event, descriptor and status word is an
+//! effect, in the order in which it must happen. The shell performs them and decides nothing.
+
+use rendez_protocol::kernel::{Answer, Event};
+use rendez_protocol::{ConnectionId, TaskId};
+
+/// One end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The task that connected.
+    Client,
+    /// The task that serves the endpoint.
+    Server,
+}
+
+impl Side {
+    /// The other end.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
+}
+
+/// A descriptor to send along, by what it is. The shell makes it when it is first named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Attach {
+    /// The task's status segment, which only the kernel writes.
+    StatusSegment(TaskId),
+    /// The task's page, which only the task writes.
+    TaskPage(TaskId),
+    /// The end of a created task's kernel socket that its process inherits.
+    TaskSocket(TaskId),
+    /// The segment that `Side` of the connection writes, unsealed, for its owner.
+    OwnSegment(ConnectionId, Side),
+    /// The segment that `Side` of the connection writes, sealed and checked, for the other end.
+    SealedSegment(ConnectionId, Side),
+    /// The epoll instance on which `Side` waits.
+    Wait(ConnectionId, Side),
+    /// The eventfd that rings `Side`: the other end gets it.
+    Ring(ConnectionId, Side),
+}
+
+/// One step for the shell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Answer a request.
+    Answer {
+        /// Whom.
+        to: TaskId,
+        /// Which request.
+        transaction: u64,
+        /// What.
+        answer: Answer,
+        /// Descriptors, in order.
+        attach: Vec<Attach>,
+    },
+    /// Tell a task something.
+    Event {
+        /// Whom.
+        to: TaskId,
+        /// What.
+        event: Event,
+        /// Descriptors, in order.
+        attach: Vec<Attach>,
+    },
+    /// Make the task's kernel socket pair; the other half of a `TaskSocket`.
+    MakeTask(TaskId),
+    /// Remember the size of a connection's two segments; they are made when first attached.
+    MakeConnection {
+        /// Which.
+        connection: ConnectionId,
+        /// Bytes of the client's segment.
+        client_bytes: usize,
+        /// Bytes of the server's segment.
+        server_bytes: usize,
+    },
+    /// Seal and check the segment that `side` says it has populated, then call
+    /// `Machine::sealed`.
+    Seal {
+        /// Which connection.
+        connection: ConnectionId,
+        /// Whose segment.
+        side: Side,
+    },
+    /// Seal, check and map the task's page; on failure end the task.
+    SealPage(TaskId),
+    /// Store a word in a task's status segment, add one to its word 0, wake both words' waiters.
+    Status {
+        /// Whose.
+        task: TaskId,
+        /// Which word.
+        index: u32,
+        /// What.
+        word: u32,
+    },
+    /// Let go of all descriptors of a connection.
+    ForgetConnection(ConnectionId),
+    /// Send a task's process a POSIX signal through its pidfd, then answer the request with
+    /// `Done` or the error.
+    Signal {
+        /// Who asked.
+        to: TaskId,
+        /// Its request.
+        transaction: u64,
+        /// Whose process.
+        task: TaskId,
+        /// The signal's number.
+        signal: i32,
+    },
+    /// Answer a `List`: fill in each task's waits from its page, then send.
+    Tasks {
+        /// Whom.
+        to: TaskId,
+        /// Which request.
+        transaction: u64,
+        /// What the machine knows.
+        tasks: Vec<rendez_protocol::kernel::TaskInfo>,
+    },
+    /// The task is gone from the machine: close its socket (elsewhere: a last close can block),
+    /// its pidfd, its segments.
+    ForgetTask(TaskId),
+}

@@ -1,0 +1,643 @@
+//! Requests to the kernel, its answers and its events.
+//!
+//! They travel over the task's kernel socket (`SOCK_SEQPACKET`), one frame a packet: an eight-byte
+//! transaction id, the sixteen bytes of a [`Header`](crate::message::Header), then the payload.
+//! `code` is one of [`frame`]. The first frame of a task is [`Hello`], whose layout never changes;
+//! everything after it is postcard of [`Request`], [`Answer`] or [`Event`].
+//!
+//! Descriptors travel from the kernel to a task and never the other way. Which descriptors come
+//! with a frame, and in what order, is said at each variant.
+
+use crate::id::{ConnectionId, ObjectId, Slot, TaskId, Ticket};
+use crate::rights::Rights;
+use crate::status::Why;
+use crate::version::{Interface, PROTOCOL, Version};
+use serde::{Deserialize, Serialize};
+
+/// The `code` of a frame's header.
+pub mod frame {
+    /// Task to kernel, the first frame: [`Hello`](super::Hello).
+    pub const HELLO: u16 = 0;
+    /// Task to kernel: [`Request`](super::Request).
+    pub const REQUEST: u16 = 1;
+    /// Kernel to task: [`Answer`](super::Answer), with the request's transaction id.
+    pub const ANSWER: u16 = 2;
+    /// Kernel to task: [`Event`](super::Event), transaction id 0.
+    pub const EVENT: u16 = 3;
+}
+
+/// The environment variable that names the descriptor of an inherited kernel socket.
+pub const SOCKET_VARIABLE: &str = "RENDEZ_KERNEL_SOCKET";
+
+/// The first frame. Its layout is fixed for all versions, so that a mismatch can be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// The version of the task's library.
+    pub version: Version,
+}
+
+impl Hello {
+    const MAGIC: [u8; 4] = *b"RNDZ";
+
+    /// This library's greeting.
+    pub const OURS: Self = Self { version: PROTOCOL };
+
+    /// Eight bytes: `RNDZ`, major, minor, little-endian.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 8] {
+        let mut bytes = [0; 8];
+        bytes[..4].copy_from_slice(&Self::MAGIC);
+        bytes[4..6].copy_from_slice(&self.version.major.to_le_bytes());
+        bytes[6..].copy_from_slice(&self.version.minor.to_le_bytes());
+        bytes
+    }
+
+    /// The greeting in `bytes`; what follows its eight bytes is for later versions.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: [u8; 8] = bytes.get(..8)?.try_into().ok()?;
+        let [a, b, c, d, major_low, major_high, minor_low, minor_high] = bytes;
+        ([a, b, c, d] == Self::MAGIC).then(|| Self {
+            version: Version::new(
+                u16::from_le_bytes([major_low, major_high]),
+                u16::from_le_bytes([minor_low, minor_high]),
+            ),
+        })
+    }
+}
+
+/// Who a process is, as Linux told the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Credentials {
+    /// Process id.
+    pub pid: u32,
+    /// Effective user id.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
+}
+
+/// What sort of object a capability names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ObjectKind {
+    /// A task.
+    Task,
+    /// An endpoint.
+    Endpoint,
+}
+
+/// How the reader of one direction wants to be woken. It chooses when the connection is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Doorbell {
+    /// A futex on the writer's doorbell word.
+    Futex,
+    /// An eventfd in an epoll instance that the reader nests in its own.
+    Event,
+}
+
+/// The size of one segment of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Shape {
+    /// Lines of the ring, a power of two, at most [`RING_LINES_MAX`](crate::limit::RING_LINES_MAX).
+    pub lines: u32,
+    /// Bytes of the payload area, a power of two of at least 4096 and at most
+    /// [`AREA_BYTES_MAX`](crate::limit::AREA_BYTES_MAX).
+    pub area_bytes: u32,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self {
+            lines: crate::limit::RING_LINES_DEFAULT,
+            area_bytes: crate::limit::AREA_BYTES_DEFAULT,
+        }
+    }
+}
+
+impl Shape {
+    /// Whether the sizes are within the limits of the wire.
+    #[must_use]
+    pub const fn is_valid(self) -> bool {
+        self.lines.is_power_of_two()
+            && self.lines <= crate::limit::RING_LINES_MAX
+            && self.area_bytes.is_power_of_two()
+            && self.area_bytes >= 4096
+            && self.area_bytes <= crate::limit::AREA_BYTES_MAX
+    }
+
+    /// Bytes of the whole segment: one header page's worth is shared with the ring.
+    #[must_use]
+    pub const fn segment_bytes(self) -> usize {
+        (SEGMENT_HEADER_BYTES + self.lines as usize * crate::limit::LINE_BYTES)
+            .next_multiple_of(4096)
+            + self.area_bytes as usize
+    }
+}
+
+/// Bytes of a segment's header, before its ring.
+pub const SEGMENT_HEADER_BYTES: usize = 1024;
+
+/// A capability that a parent gives to a task it creates, or that the front door gives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Give {
+    /// The name under which the child finds it.
+    pub name: String,
+    /// The giver's capability.
+    pub slot: Slot,
+    /// Rights of the child's capability, a subset of the giver's.
+    pub rights: Rights,
+    /// Badge of the child's capability, the giver's if `None`.
+    pub badge: Option<u64>,
+}
+
+/// A capability that a task was given at its start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Given {
+    /// Its name.
+    pub name: String,
+    /// Where it lies.
+    pub capability: Received,
+}
+
+/// A capability that has arrived in a task's space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Received {
+    /// Where it lies.
+    pub slot: Slot,
+    /// What it names.
+    pub kind: ObjectKind,
+    /// The object's identity, for comparing.
+    pub object: ObjectId,
+    /// Its rights.
+    pub rights: Rights,
+    /// Its badge.
+    pub badge: u64,
+}
+
+/// How an offered capability travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Travel {
+    /// The receiver gets one derived from the sender's.
+    Mint,
+    /// The sender's own goes, with its place in the derivation tree.
+    Move,
+}
+
+/// One capability in an offer. Needs GRANT; minting with fewer rights or a badge needs MINT too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// The sender's capability.
+    pub slot: Slot,
+    /// Rights of what arrives, a subset of the sender's.
+    pub rights: Rights,
+    /// Badge of what arrives, the sender's if `None`.
+    pub badge: Option<u64>,
+    /// Minted or moved.
+    pub travel: Travel,
+}
+
+/// What a task asks the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// The task page that came with [`Answer::Welcome`] is mapped and populated. → [`Answer::Done`]
+    PageMapped,
+    /// Make an endpoint. → [`Answer::Slot`] with all rights of an endpoint.
+    CreateEndpoint,
+    /// Make a task that has not started. → [`Answer::Task`] and the socket that it must inherit.
+    CreateTask {
+        /// Its name, for people.
+        name: String,
+        /// What it is given.
+        give: Vec<Give>,
+    },
+    /// Derive a capability with fewer rights, or another badge. Needs MINT. → [`Answer::Slot`]
+    Mint {
+        /// From which.
+        slot: Slot,
+        /// The new one's rights.
+        rights: Rights,
+        /// The new one's badge; only an unbadged capability (badge 0) can be given one.
+        badge: Option<u64>,
+    },
+    /// Move a capability to a new slot; the old slot is stale. → [`Answer::Slot`]
+    Move {
+        /// Which.
+        slot: Slot,
+    },
+    /// Let go of a capability. Those derived from it pass to its parent. → [`Answer::Done`]
+    Delete {
+        /// Which.
+        slot: Slot,
+    },
+    /// Delete everything derived from a capability and sever the connections made with it.
+    /// → [`Answer::Revoked`]
+    Revoke {
+        /// From which.
+        slot: Slot,
+    },
+    /// What a capability is. → [`Answer::Inspected`]
+    Inspect {
+        /// Which.
+        slot: Slot,
+    },
+    /// Put capabilities into escrow for the other end of a connection. → [`Answer::Ticket`]
+    Offer {
+        /// Over which connection.
+        connection: ConnectionId,
+        /// What, all or nothing.
+        items: Vec<Offer>,
+    },
+    /// Take what a ticket stands for. → [`Answer::Received`]
+    Accept {
+        /// The connection over which the ticket came.
+        connection: ConnectionId,
+        /// The ticket.
+        ticket: Ticket,
+    },
+    /// Be told of the object's death or restart. Needs WATCH. → [`Answer::Done`], then
+    /// [`Event::Watched`], at once if it is already dead.
+    Watch {
+        /// Which.
+        slot: Slot,
+    },
+    /// Become the receiver of an endpoint. Needs RECEIVE. → [`Answer::Serving`]
+    Serve {
+        /// The endpoint.
+        slot: Slot,
+        /// What is spoken there; `None` accepts any client.
+        interface: Option<Interface>,
+    },
+    /// Connect to an endpoint. Needs SEND. → [`Answer::Connecting`]; waits while the endpoint has
+    /// no receiver but a task that may bring one back lives.
+    Connect {
+        /// The endpoint.
+        slot: Slot,
+        /// What the client wants to speak; `None` asks nothing.
+        interface: Option<Interface>,
+        /// The client's own segment: requests.
+        requests: Shape,
+        /// The server's segment: replies.
+        replies: Shape,
+        /// How the client is woken.
+        doorbell: Doorbell,
+    },
+    /// An own segment is mapped writable, populated, its descriptor closed. From the client:
+    /// → [`Answer::Connected`] once the server has done the same. From the server: → [`Answer::Done`].
+    Mapped {
+        /// Which connection.
+        connection: ConnectionId,
+        /// How the sender of this request is woken (ignored from a client, who said it before).
+        doorbell: Doorbell,
+    },
+    /// End a connection. → [`Answer::Done`]
+    Disconnect {
+        /// Which.
+        connection: ConnectionId,
+        /// What the other end is told.
+        why: Why,
+    },
+    /// Give up a request of one's own that has not been answered: it is answered with
+    /// [`KernelError::Cancelled`] unless its answer is already on its way. No answer of its own.
+    Cancel {
+        /// That request's transaction id.
+        transaction: u64,
+    },
+    /// Send a task a POSIX signal. Needs KILL. → [`Answer::Done`]
+    Kill {
+        /// The task.
+        slot: Slot,
+        /// The signal's number.
+        signal: i32,
+    },
+    /// Everything about every task. Needs INSPECT on the kernel's own task. → [`Answer::Tasks`]
+    List {
+        /// A capability to the kernel's task.
+        slot: Slot,
+    },
+    /// What processes of the system's uid are given at the front door. Needs GRANT on the kernel's
+    /// own task. Replaces what was said before. → [`Answer::Done`]
+    FrontDoor {
+        /// A capability to the kernel's task.
+        slot: Slot,
+        /// What they are given.
+        give: Vec<Give>,
+    },
+}
+
+/// What the kernel answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// To [`Hello`]. Descriptors: the status segment (map for reading), the task page (map for
+    /// writing, populate, then [`Request::PageMapped`]).
+    Welcome {
+        /// Who the task is.
+        task: TaskId,
+        /// The kernel's version.
+        version: Version,
+        /// A capability to itself.
+        own: Received,
+        /// What it was given.
+        given: Vec<Given>,
+    },
+    /// It is done.
+    Done,
+    /// A capability is there.
+    Slot(Received),
+    /// A task is made. Descriptor: the socket that it must inherit.
+    Task {
+        /// A capability to it, with all rights of a task.
+        capability: Received,
+        /// Who it is.
+        id: TaskId,
+    },
+    /// What a revoke did.
+    Revoked {
+        /// Capabilities deleted.
+        capabilities: u32,
+        /// Connections severed.
+        connections: u32,
+    },
+    /// What a capability is.
+    Inspected(Capability),
+    /// Capabilities are in escrow.
+    Ticket(Ticket),
+    /// Capabilities have arrived, in the order of the offer.
+    Received(Vec<Received>),
+    /// The task is the endpoint's receiver.
+    Serving {
+        /// The endpoint's incarnation: how many receivers it has had.
+        generation: u32,
+    },
+    /// A connection is being made. Descriptor: the client's own segment (map for writing,
+    /// populate, close, then [`Request::Mapped`]).
+    Connecting {
+        /// Which.
+        connection: ConnectionId,
+        /// The index of its word in the client's status segment.
+        status_index: u32,
+    },
+    /// The connection is complete. Descriptors: the server's segment (map for reading), then, if
+    /// `rings` is [`Doorbell::Event`], the eventfd that rings the server, then, if the client chose
+    /// [`Doorbell::Event`], the epoll instance it waits on.
+    Connected {
+        /// The server.
+        server: TaskId,
+        /// The endpoint's incarnation.
+        generation: u32,
+        /// How the server is rung.
+        rings: Doorbell,
+        /// What the server speaks.
+        interface: Option<Interface>,
+    },
+    /// Every task.
+    Tasks(Vec<TaskInfo>),
+    /// It could not be done.
+    Error(KernelError),
+}
+
+/// What the kernel tells a task unasked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// A client wants to connect and has mapped its segment. Descriptors: the server's own segment
+    /// (map for writing, populate, close), the client's segment (map for reading), the epoll
+    /// instance that an [`Doorbell::Event`] server waits on, then, if `rings` is
+    /// [`Doorbell::Event`], the eventfd that rings the client. The server then says
+    /// [`Request::Mapped`], or [`Request::Disconnect`] to refuse.
+    Incoming {
+        /// Which connection.
+        connection: ConnectionId,
+        /// The object identity of the endpoint.
+        endpoint: ObjectId,
+        /// The index of its word in the server's status segment.
+        status_index: u32,
+        /// The badge of the client's capability.
+        badge: u64,
+        /// The rights of the client's capability.
+        rights: Rights,
+        /// The client.
+        client: TaskId,
+        /// Who the client's process is.
+        credentials: Credentials,
+        /// What the client speaks.
+        interface: Option<Interface>,
+        /// The client's segment.
+        requests: Shape,
+        /// The server's own segment.
+        replies: Shape,
+        /// How the client is rung.
+        rings: Doorbell,
+    },
+    /// A connection has ended; its status word says so already.
+    Closed {
+        /// Which.
+        connection: ConnectionId,
+        /// Why.
+        why: Why,
+    },
+    /// A watched object died or restarted.
+    Watched {
+        /// The capability that it was watched with.
+        slot: Slot,
+        /// The object.
+        object: ObjectId,
+        /// What became of it.
+        what: Fate,
+    },
+    /// The last capability with SEND to an endpoint that this task serves is gone.
+    NoSenders {
+        /// The endpoint.
+        endpoint: ObjectId,
+    },
+}
+
+/// What became of a watched object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fate {
+    /// The task is dead; or the endpoint's receiver is, and another may come.
+    Died {
+        /// The incarnation that ended (an endpoint's), 0 for a task.
+        generation: u32,
+    },
+    /// The endpoint has a receiver again.
+    Restarted {
+        /// The new incarnation.
+        generation: u32,
+    },
+    /// The endpoint is gone for good.
+    Gone,
+}
+
+/// A capability, looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capability {
+    /// Where it lies, what it names, rights and badge.
+    pub itself: Received,
+    /// Capabilities derived from it, directly and indirectly.
+    pub descendants: u32,
+    /// How far it is from the object's first capability.
+    pub depth: u32,
+}
+
+/// A task, looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskInfo {
+    /// Who.
+    pub id: TaskId,
+    /// Its name.
+    pub name: String,
+    /// Its process, if it has started.
+    pub credentials: Option<Credentials>,
+    /// Its parent, if it was created.
+    pub parent: Option<TaskId>,
+    /// Capabilities it holds.
+    pub capabilities: u32,
+    /// Connections at whose client end it is.
+    pub client_connections: u32,
+    /// Connections at whose server end it is.
+    pub server_connections: u32,
+    /// Whom it says it waits for, a claim, filled from its task page by the shell.
+    pub waits: Vec<Waiting>,
+}
+
+/// One wait that a task has published.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// The task at the other end, if the connection still exists.
+    pub on: Option<TaskId>,
+    /// Its name.
+    pub name: String,
+    /// Since when, in ms.
+    pub for_ms: u64,
+}
+
+/// Why the kernel did not do what was asked. Each names what was wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum KernelError {
+    /// There is no such capability: never was, deleted, moved or revoked.
+    #[error("{0} holds no capability (deleted, moved, revoked, or never there)")]
+    BadSlot(Slot),
+    /// The capability names another sort of object.
+    #[error("{slot} holds a capability to a {found:?}, where a {wanted:?} is needed")]
+    WrongObject {
+        /// Which.
+        slot: Slot,
+        /// What is needed.
+        wanted: ObjectKind,
+        /// What it is.
+        found: ObjectKind,
+    },
+    /// The capability lacks rights.
+    #[error("refused: {slot} lacks the right {}; it holds {}", .missing.names(), .held.names())]
+    MissingRights {
+        /// Which.
+        slot: Slot,
+        /// What is missing.
+        missing: Rights,
+        /// What it has.
+        held: Rights,
+    },
+    /// A badge can be given once.
+    #[error("{slot} already has badge {badge}; only an unbadged capability can be given one")]
+    Badged {
+        /// Which.
+        slot: Slot,
+        /// Its badge.
+        badge: u64,
+    },
+    /// A quota is exhausted.
+    #[error("over quota: {what} (limit {limit})")]
+    Quota {
+        /// Which quota.
+        what: String,
+        /// Its value.
+        limit: u64,
+    },
+    /// Nobody serves the endpoint, and nobody is left who could.
+    #[error("the server is dead and nobody is left who could bring it back")]
+    Dead,
+    /// The endpoint has a living receiver already.
+    #[error("the endpoint is already served by {0}")]
+    Served(TaskId),
+    /// The two sides' versions do not fit.
+    #[error("version mismatch: the client speaks {client}, the server speaks {server}")]
+    Version {
+        /// What the client asked for.
+        client: Interface,
+        /// What the server offers.
+        server: Interface,
+    },
+    /// The task's library and the kernel do not fit.
+    #[error("protocol version mismatch: this program speaks {yours}, the kernel speaks {kernel}")]
+    Protocol {
+        /// The task's.
+        yours: Version,
+        /// The kernel's.
+        kernel: Version,
+    },
+    /// No such connection, or not the caller's.
+    #[error("{0} is not a connection of this task (closed, or never was)")]
+    BadConnection(ConnectionId),
+    /// The ticket is unknown, used, for another connection, or for the other end.
+    #[error("the ticket is not valid here (used, withdrawn, or for another connection)")]
+    BadTicket,
+    /// A size is outside the limits.
+    #[error("{what} is {value}; it must be {allowed}")]
+    BadValue {
+        /// What.
+        what: String,
+        /// What was given.
+        value: u64,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// A step came out of order.
+    #[error("out of order: {0}")]
+    Order(String),
+    /// The request could not be read.
+    #[error("malformed request: {0}")]
+    Malformed(String),
+    /// Policy refuses it.
+    #[error("refused: {0}")]
+    Denied(String),
+    /// The other end closed before the connection was complete.
+    #[error("the connection was not completed: {0}")]
+    NotCompleted(Why),
+    /// The caller gave it up.
+    #[error("cancelled")]
+    Cancelled,
+    /// Linux refused something.
+    #[error("{doing}: {error}")]
+    System {
+        /// What the kernel was doing.
+        doing: String,
+        /// What Linux said.
+        error: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Hello, Request, Shape};
+    use crate::{decode, encode, version::PROTOCOL};
+
+    #[test]
+    fn hello_is_recognised_and_rubbish_is_not() {
+        assert_eq!(Hello::from_bytes(&Hello::OURS.to_bytes()), Some(Hello { version: PROTOCOL }));
+        assert_eq!(Hello::from_bytes(b"RNDX\x01\0\0\0"), None);
+        assert_eq!(Hello::from_bytes(b"RNDZ"), None);
+    }
+
+    #[test]
+    fn requests_survive_the_wire() {
+        let request = Request::CreateTask { name: "file".into(), give: vec![] };
+        assert_eq!(decode::<Request>(&encode(&request)), Ok(request));
+    }
+
+    #[test]
+    fn shapes() {
+        assert!(Shape::default().is_valid());
+        assert!(!Shape { lines: 3, area_bytes: 4096 }.is_valid());
+        assert!(!Shape { lines: 32, area_bytes: 0 }.is_valid());
+        assert_eq!(Shape::default().segment_bytes(), 4096 + 8192);
+    }
+}
