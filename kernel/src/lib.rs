@@ -1,3 +1,5 @@
 //! The kernel of Rendez: a pure state machine of tasks, endpoints and capabilities, and its shell.
 
 pub mod effect;
+pub mod machine;
+pub mod quota;
