@@ -52,9 +52,40 @@ pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, DecodeError>
     }
 }
 
+/// As many of `entries` as fit a reply of `room` bytes that holds them and a flag, and whether
+/// there are more. One that is too long by itself is taken nevertheless: the reply then tells the
+/// sender how much room it needs, where an empty page would tell it nothing.
+#[must_use]
+pub fn page<T: Serialize>(entries: impl IntoIterator<Item = T>, room: usize) -> (Vec<T>, bool) {
+    // The vector's length takes at most five bytes, the flag one.
+    let mut left = room.saturating_sub(6);
+    let mut page = Vec::new();
+    for entry in entries {
+        let length = encode(&entry).len();
+        if length > left && !page.is_empty() {
+            return (page, true);
+        }
+        left = left.saturating_sub(length);
+        page.push(entry);
+    }
+    (page, false)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{DecodeError, decode, encode};
+    use super::{DecodeError, decode, encode, page};
+
+    #[test]
+    fn a_page_fits_its_room_and_is_never_empty_without_need() {
+        let entries = || (0..100u32).map(|i| format!("{i:0>10}"));
+        for room in 0..300 {
+            let (taken, more) = page(entries(), room);
+            assert!(!taken.is_empty() && more);
+            assert!(taken.len() == 1 || encode(&(&taken, more)).len() <= room);
+        }
+        assert_eq!(page(entries(), 4096).0.len(), 100);
+        assert_eq!(page(Vec::<u8>::new(), 0), (vec![], false));
+    }
 
     #[test]
     fn round_trip_and_exact_length() {

@@ -40,6 +40,8 @@ pub mod status {
     pub const BAD_PATH: Status = Status(258);
     /// It belongs to another task.
     pub const NOT_YOURS: Status = Status(259);
+    /// What came with the request is not one endpoint capability with MINT and GRANT.
+    pub const BAD_CAPABILITY: Status = Status(260);
 }
 
 /// Register a capability.

@@ -23,7 +23,8 @@ pub mod operation {
     pub const SUBSCRIBE: u16 = 1;
     /// Signal name (`&str`) → nothing.
     pub const UNSUBSCRIBE: u16 = 2;
-    /// [`Raise`](super::Raise) → how many subscribers it reached (`u32`).
+    /// [`Raise`](super::Raise) → how many subscribers it reached (`u32`), those included that mask it
+    /// and for whom it is pending now.
     pub const RAISE: u16 = 3;
     /// [`Mask`](super::Mask) → nothing.
     pub const MASK: u16 = 4;
@@ -99,7 +100,8 @@ pub struct Deliver<'a> {
 pub struct Bridge<'a> {
     /// The POSIX signal's number.
     pub posix: i32,
-    /// The named signal.
+    /// The named signal; empty to end the bridge. A bridge replaces the one that was there, and
+    /// stays when the connection that made it ends.
     pub signal: &'a str,
 }
 
