@@ -1,0 +1,166 @@
+//! The loop around round trips: counts them, times them, checks their answers.
+
+use std::io;
+use std::time::Instant;
+
+/// Round trips that are timed together, and as many again that are timed one by one.
+pub const BATCH: u32 = 16;
+
+/// Round trips at the start of a block that are not timed: caches and cores wake up.
+const WARM_UP: u32 = 16;
+
+/// Round trips in one batch and the single ones after it.
+const UNIT: u32 = 2 * BATCH;
+
+/// The number of round trips nearest below `wanted` that a block can have.
+pub(crate) fn whole(wanted: u32) -> u32 {
+    WARM_UP + (wanted.saturating_sub(WARM_UP) / UNIT).max(1) * UNIT
+}
+
+/// What the clock costs: the median of reading it twice in a row, in nanoseconds.
+pub(crate) fn clock_cost_ns() -> u64 {
+    let mut costs: Vec<u64> = (0..10_001)
+        .map(|_| {
+            let before = Instant::now();
+            let after = Instant::now();
+            nanoseconds(before, after)
+        })
+        .collect();
+    costs.sort_unstable();
+    costs[costs.len() / 2]
+}
+
+fn nanoseconds(before: Instant, after: Instant) -> u64 {
+    u64::try_from(after.duration_since(before).as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Runs and times the round trips of one block.
+#[derive(Debug)]
+pub struct Recorder {
+    exchanges: u32,
+    clock_cost_ns: u64,
+    sequence: u64,
+    payload: Vec<u8>,
+    batches: Vec<f64>,
+    singles: Vec<u64>,
+}
+
+impl Recorder {
+    pub(crate) fn new(payload_bytes: usize, clock_cost_ns: u64) -> Self {
+        let payload = (0..payload_bytes).map(|at| at as u8).collect();
+        Self {
+            exchanges: 0,
+            clock_cost_ns,
+            sequence: 0,
+            payload,
+            batches: Vec::new(),
+            singles: Vec::new(),
+        }
+    }
+
+    /// Makes ready for a block of that many round trips, which [`whole`] has rounded.
+    pub(crate) fn begin(&mut self, exchanges: u32) {
+        self.exchanges = exchanges;
+        self.batches.clear();
+        self.singles.clear();
+        let units = (exchanges / UNIT + 1) as usize;
+        self.batches.reserve(units);
+        self.singles.reserve(units * BATCH as usize);
+    }
+
+    /// Mean of a round trip in each batch, in nanoseconds.
+    pub(crate) fn batches(&self) -> &[f64] {
+        &self.batches
+    }
+
+    /// Round trips timed one by one, in nanoseconds, without the cost of the clock.
+    pub(crate) fn singles(&self) -> &[u64] {
+        &self.singles
+    }
+
+    /// Runs a whole block. `exchange` sends the payload that it is given and overwrites it with the
+    /// answer.
+    ///
+    /// # Errors
+    /// What `exchange` reports; `InvalidData` if an answer is not that of its request.
+    #[inline]
+    pub fn run(&mut self, mut exchange: impl FnMut(&mut [u8]) -> io::Result<()>) -> io::Result<()> {
+        for _ in 0..WARM_UP {
+            one(&mut self.sequence, &mut self.payload, &mut exchange)?;
+        }
+        for _ in 0..(self.exchanges.saturating_sub(WARM_UP)) / UNIT {
+            let before = Instant::now();
+            for _ in 0..BATCH {
+                one(&mut self.sequence, &mut self.payload, &mut exchange)?;
+            }
+            let mut last = Instant::now();
+            self.batches.push(nanoseconds(before, last) as f64 / f64::from(BATCH));
+            for _ in 0..BATCH {
+                one(&mut self.sequence, &mut self.payload, &mut exchange)?;
+                let now = Instant::now();
+                self.singles.push(nanoseconds(last, now).saturating_sub(self.clock_cost_ns));
+                last = now;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One round trip, with a number to know its answer by.
+#[inline(always)]
+fn one(
+    sequence: &mut u64,
+    payload: &mut [u8],
+    exchange: &mut impl FnMut(&mut [u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    *sequence = sequence.wrapping_add(2);
+    if let Some(first) = payload.first_chunk_mut::<8>() {
+        *first = sequence.to_le_bytes();
+    }
+    exchange(payload)?;
+    let answered = payload.first_chunk::<8>().map(|first| u64::from_le_bytes(*first));
+    if answered != Some(sequence.wrapping_add(1)) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("request {sequence} was answered with {answered:?}, not with one more"),
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BATCH, Recorder, UNIT, WARM_UP, whole};
+    use crate::mechanism::answer;
+
+    /// The fewest round trips that a block can have.
+    const FEWEST: u32 = WARM_UP + UNIT;
+
+    #[test]
+    fn a_block_has_exactly_its_round_trips() {
+        for wanted in [0, 1, FEWEST, 100, 1000] {
+            let exchanges = whole(wanted);
+            assert!(exchanges >= FEWEST);
+            let mut recorder = Recorder::new(16, 0);
+            recorder.begin(exchanges);
+            let mut count = 0;
+            recorder
+                .run(|payload| {
+                    count += 1;
+                    answer(payload);
+                    Ok(())
+                })
+                .expect("every answer is right");
+            assert_eq!(count, exchanges);
+            assert_eq!(recorder.batches().len() * BATCH as usize, recorder.singles().len());
+        }
+    }
+
+    #[test]
+    fn a_wrong_answer_is_noticed() {
+        let mut recorder = Recorder::new(8, 0);
+        recorder.begin(FEWEST);
+        let error = recorder.run(|_| Ok(())).expect_err("an echo is not an answer");
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+    }
+}

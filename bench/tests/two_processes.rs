@@ -1,0 +1,90 @@
+//! Real round trips between two processes. The test is its own partner: the laboratory starts this
+//! executable again, which is why it has a `main` of its own.
+
+use std::env;
+use std::process::{Command, ExitCode, Stdio};
+
+use rendez_bench::{Error, Mechanism, Options, PARTNER, mechanism};
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    if let Some((first, rest)) = args.split_first()
+        && first == PARTNER
+    {
+        return match rendez_bench::partner(rest) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
+    // A test runner may ask for the list of tests, or for one of them by name.
+    if args.iter().any(|arg| arg == "--list") {
+        println!("two_processes: test");
+        return ExitCode::SUCCESS;
+    }
+    every_mechanism_passes_messages();
+    a_partner_without_a_parent_ends();
+    an_executable_that_is_no_partner_is_an_error();
+    println!("two_processes: 3 passed");
+    ExitCode::SUCCESS
+}
+
+fn options() -> Options {
+    let mut options = Options::new(env::current_exe().expect("this test"));
+    options.quick = true;
+    options
+}
+
+fn every_mechanism_passes_messages() {
+    let mut options = options();
+    options.payloads = vec![64];
+    let mut done = 0.0;
+    let report = rendez_bench::run(&options, &mut |progress| {
+        assert!(progress.done >= done && progress.done < 1.0, "progress goes forward");
+        done = progress.done;
+    })
+    .expect("every mechanism works here");
+    let available = report.machine.cores_used.len();
+    for cores in 1..=available {
+        for mechanism in mechanism::all().iter().filter(|one| one.runs_on(cores)) {
+            let row = report
+                .rows
+                .iter()
+                .find(|row| {
+                    row.mechanism == mechanism.name()
+                        && row.wait == mechanism.wait()
+                        && row.cores == cores
+                })
+                .expect("one row each");
+            assert_eq!(row.payload_bytes, 64);
+            assert!(row.blocks_kept > 0, "{row:?}");
+            assert!(row.p50_ns > 0 && row.p99_ns > 0 && row.p99_ns <= row.p999_ns, "{row:?}");
+            assert_eq!(row.ratio_to_floor.is_some(), available > 1, "{row:?}");
+        }
+    }
+    if available == 1 {
+        assert!(report.notes.iter().any(|note| note.contains("only one processor")));
+    }
+}
+
+fn a_partner_without_a_parent_ends() {
+    let status = Command::new(env::current_exe().expect("this test"))
+        .args([PARTNER, "floor", "8", "2", "-"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .expect("started");
+    assert!(!status.success());
+}
+
+fn an_executable_that_is_no_partner_is_an_error() {
+    let mut options = options();
+    options.only = vec!["pipe".into()];
+    options.exe = "/bin/true".into();
+    assert!(matches!(
+        rendez_bench::run(&options, &mut |_| {}),
+        Err(Error::Partner { .. } | Error::Io { .. })
+    ));
+    options.exe = "/nonexistent/partner".into();
+    let error = rendez_bench::run(&options, &mut |_| {}).expect_err("nothing to start");
+    assert!(error.to_string().contains("/nonexistent/partner"), "{error}");
+}
