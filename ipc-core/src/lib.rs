@@ -1,5 +1,33 @@
-//! The data plane of Rendez: segments, rings, doorbells, transactions.
+//! The data plane of Rendez: how a message crosses from one process to another.
+//!
+//! - [`segment`]: memory with one writer, mapped; the island of `unsafe`.
+//! - [`layout`], [`half`]: what lies where, and every access to it, with its ordering.
+//! - [`ring`]: one writer, one reader, one line a message.
+//! - [`doorbell`]: how a reader sleeps and a writer wakes it.
+//! - [`notification`]: bits that are posted.
+//! - [`client`], [`server`]: the two ends of a connection: transactions.
+//! - [`receive`]: one thread that serves many connections.
+//! - [`wait`]: spin, adaptive, block.
+//! - [`control`], [`status`]: kernel sockets; status segments and task pages.
+//! - [`platform`]: the machine, or loom in its place.
+//!
+//! The protocol modules (`ring` to `server`) are generic over [`platform::Platform`] and know
+//! headers and ids, never what a payload means.
 
+pub mod client;
 pub mod control;
+pub mod doorbell;
+pub mod half;
 mod inherit;
+pub mod layout;
+#[cfg(feature = "model")]
+pub mod model;
+pub mod notification;
+pub mod platform;
+pub mod receive;
+pub mod ring;
+#[allow(unsafe_code)]
+pub mod segment;
+pub mod server;
 pub mod status;
+pub mod wait;

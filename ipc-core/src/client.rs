@@ -1,0 +1,670 @@
+//! The client's end of a connection: send, and be told exactly what became of it.
+//!
+//! # Steps of a send
+//! (C1) there is room: a line of our ring, a line and the named bytes in the server's; (C2) publish
+//! the request; (C3) ring if the server sleeps; (C4) wait for a reply that names the request's
+//! position. If the wait is given up (deadline, cancel) or the connection has ended: (C5) mark the
+//! line withdrawn; (C6) SeqCst fence; (C7) take replies that are there after all; (C8) look at the
+//! server's *taken*. Not taken: `NotDelivered`. Taken: `Interrupted`.
+//!
+//! # Why these orderings
+//! C5–C8 and the server's T4–T6 ([`server`](crate::server)) are Dekker's shape: the two fences have
+//! an order, so either we see that it was taken, or the server sees the mark and does not run it.
+//! `NotDelivered` is therefore exact. After a death the Acquire of the status word makes all that
+//! the dead server published visible, so the last reply is found, and *taken* is exact too.
+//!
+//! # If the peer dies or lies here
+//! Before it has taken: `NotDelivered`. After: `Interrupted`, or `Ok` if its reply is in the ring. A
+//! server that lies about *taken* deceives its own clients. A reply for a transaction that is not in
+//! flight, and every [`Fault`] of the ring, ends the connection. Models: `server_dies`,
+//! `withdraw_against_take`, `late_reply_after_withdrawal`, `close_against_send`.
+
+use crate::doorbell::{Ringer, Sleeper};
+use crate::half::{Ours, Theirs};
+use crate::notification::{Acknowledger, Poster};
+use crate::platform::{Atomic, Label, Platform};
+use crate::ring::{Buffer, Fault, Reader, Writer};
+use crate::wait::{Spinner, Step, Wait, learn};
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
+use rendez_protocol::limit;
+use rendez_protocol::message::{Flags, Header, area_bytes, room_for};
+use rendez_protocol::status::{ConnectionState, Status, Why};
+
+/// How a send ended without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// No server ever saw it: always safe to send again.
+    #[error("not delivered: {why}")]
+    NotDelivered {
+        /// Why.
+        why: Why,
+    },
+    /// A server had taken it, and what it did is unknown.
+    #[error("interrupted: {why} (server incarnation {generation})")]
+    Interrupted {
+        /// Why.
+        why: Why,
+        /// Which incarnation of the server had taken it.
+        generation: u32,
+    },
+}
+
+impl SendError {
+    /// The reason.
+    #[must_use]
+    pub const fn why(self) -> Why {
+        match self {
+            Self::NotDelivered { why } | Self::Interrupted { why, .. } => why,
+        }
+    }
+
+    /// Whether sending again cannot do the same thing twice.
+    #[must_use]
+    pub const fn is_safe_to_retry(self) -> bool {
+        matches!(self, Self::NotDelivered { .. })
+    }
+}
+
+/// No deadline.
+pub const NEVER: u64 = u64::MAX;
+/// How long a sender that has given up waits for a reply that the server may just be writing, in ns.
+const GRACE_NS: u64 = 1_000_000;
+
+#[derive(Debug, Default)]
+enum Entry {
+    #[default]
+    Free,
+    Waiting {
+        position: u64,
+        room: u64,
+    },
+    Done {
+        position: u64,
+        status: Status,
+        payload: Buffer,
+    },
+    Abandoned {
+        position: u64,
+        room: u64,
+    },
+}
+
+/// What the client counts, for its statistics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientCounts {
+    /// Requests published.
+    pub sent: u64,
+    /// Replies that came after their sender had given up.
+    pub late: u64,
+    /// Times that this end slept.
+    pub sleeps: u64,
+    /// Times that it rang the server.
+    pub rings: u64,
+}
+
+/// The client's end of a connection. One thread uses it at a time.
+#[derive(Debug)]
+pub struct ClientEnd<P: Platform> {
+    ours: Ours<P>,
+    theirs: Theirs<P>,
+    status: P::Status,
+    writer: Writer,
+    reader: Reader,
+    ringer: Ringer<P>,
+    sleeper: Sleeper,
+    poster: Poster,
+    acknowledger: Acknowledger,
+    entries: Box<[Entry]>,
+    /// Area bytes of the server's segment that requests in flight may need.
+    rooms: u64,
+    wait: Wait,
+    generation: u32,
+    fault: Option<Fault>,
+    unsettled: bool,
+    counts: ClientCounts,
+}
+
+impl<P: Platform> ClientEnd<P> {
+    /// The client's end of a new connection to the server's incarnation `generation`, woken by
+    /// futex, ringing the server by `bell`.
+    pub fn new(
+        ours: Ours<P>,
+        theirs: Theirs<P>,
+        status: P::Status,
+        bell: P::Bell,
+        generation: u32,
+        wait: Wait,
+    ) -> Self {
+        Self {
+            writer: Writer::new(&ours),
+            reader: Reader::new(&theirs),
+            entries: (0..ours.lines()).map(|_| Entry::Free).collect(),
+            ours,
+            theirs,
+            status,
+            ringer: Ringer::new(bell),
+            sleeper: Sleeper::new(),
+            poster: Poster::new(),
+            acknowledger: Acknowledger::new(u64::MAX),
+            rooms: 0,
+            wait,
+            generation,
+            fault: None,
+            unsettled: false,
+            counts: ClientCounts::default(),
+        }
+    }
+
+    /// Changes how this end waits.
+    pub const fn set_wait(&mut self, wait: Wait) {
+        self.wait = wait;
+    }
+
+    /// What the peer did wrong, if it did.
+    #[must_use]
+    pub const fn fault(&self) -> Option<Fault> {
+        self.fault
+    }
+
+    /// The server's incarnation.
+    #[must_use]
+    pub const fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Statistics.
+    #[must_use]
+    pub const fn counts(&self) -> ClientCounts {
+        ClientCounts { rings: self.ringer.rings(), ..self.counts }
+    }
+
+    /// What the kernel says of the connection.
+    #[must_use]
+    #[inline]
+    pub fn state(&self) -> ConnectionState {
+        // ORDERING(status): Acquire; what the peer did before its death is visible after we know
+        // of it. Pairs with the kernel's store of the word.
+        let word = self.status.as_ref().load(P::ordering(Label::Status, Acquire));
+        ConnectionState::from_word(word)
+    }
+
+    /// The longest payload of a request.
+    #[must_use]
+    pub const fn request_bytes_max(&self) -> usize {
+        self.writer.payload_bytes_max()
+    }
+
+    /// The longest payload of a reply.
+    #[must_use]
+    pub fn reply_bytes_max(&self) -> usize {
+        self.theirs.area_bytes() + limit::INLINE_BYTES
+    }
+
+    fn why_ended(&self) -> Option<Why> {
+        if self.fault.is_some() { Some(Why::Protocol) } else { self.state().why() }
+    }
+
+    const fn not_delivered(why: Why) -> SendError {
+        SendError::NotDelivered { why }
+    }
+
+    const fn interrupted(&self, why: Why) -> SendError {
+        SendError::Interrupted { why, generation: self.generation }
+    }
+
+    fn entry_index(&self, position: u64) -> usize {
+        position as usize & (self.entries.len() - 1)
+    }
+
+    /// Publishes a request, if there is room, and answers its transaction id. `room` is the longest
+    /// reply wanted, in bytes; `deadline` (ns, [`NEVER`]) travels with the message.
+    ///
+    /// # Errors
+    /// `NotDelivered`: `Full`, `TooBig`, or why the connection has ended.
+    #[inline]
+    pub fn begin(
+        &mut self,
+        operation: u16,
+        payload: &[u8],
+        room: usize,
+        deadline: u64,
+    ) -> Result<u64, SendError> {
+        if let Some(why) = self.why_ended() {
+            return Err(Self::not_delivered(why));
+        }
+        if payload.len() > self.request_bytes_max() || room > self.reply_bytes_max() {
+            return Err(Self::not_delivered(Why::TooBig));
+        }
+        let reply_area = area_bytes(room) as u64;
+        if !self.has_room(payload.len(), reply_area)? {
+            return Err(Self::not_delivered(Why::Full));
+        }
+        let header = Header {
+            length: 0,
+            flags: Flags::empty(),
+            code: operation,
+            room: room_for(room),
+            word: if deadline == NEVER { 0 } else { deadline.max(1) },
+        };
+        let position = self.writer.publish(&self.ours, header, payload);
+        let index = self.entry_index(position);
+        self.entries[index] = Entry::Waiting { position, room: reply_area };
+        self.rooms += reply_area;
+        self.counts.sent += 1;
+        self.ringer.ring_if_asleep(&self.ours, &self.theirs);
+        Ok(position)
+    }
+
+    /// (C1)
+    #[inline]
+    fn has_room(&mut self, length: usize, reply_area: u64) -> Result<bool, SendError> {
+        let position = self.writer.position();
+        Ok(matches!(self.entries[self.entry_index(position)], Entry::Free)
+            && position - self.reader.position() < u64::from(self.theirs.lines())
+            && self.rooms + reply_area <= self.theirs.area_bytes() as u64
+            && self
+                .writer
+                .has_room(&self.theirs, length)
+                .map_err(|fault| self.broken(fault, Self::not_delivered(Why::Protocol)))?)
+    }
+
+    #[cold]
+    fn broken(&mut self, fault: Fault, error: SendError) -> SendError {
+        self.fault = Some(fault);
+        error
+    }
+
+    /// As [`ClientEnd::begin`], waiting for room until `deadline`.
+    ///
+    /// # Errors
+    /// As `begin`, with `Deadline` for `Full`.
+    #[inline]
+    pub fn begin_waiting(
+        &mut self,
+        operation: u16,
+        payload: &[u8],
+        room: usize,
+        deadline: u64,
+    ) -> Result<u64, SendError> {
+        match self.begin(operation, payload, room, deadline) {
+            Err(SendError::NotDelivered { why: Why::Full }) => {
+                self.wait_for_room(payload.len(), area_bytes(room) as u64, deadline)?;
+                self.begin(operation, payload, room, deadline)
+            }
+            other => other,
+        }
+    }
+
+    #[cold]
+    fn wait_for_room(
+        &mut self,
+        length: usize,
+        reply_area: u64,
+        deadline: u64,
+    ) -> Result<(), SendError> {
+        let mut spinner = Spinner::new(self.wait);
+        loop {
+            // Replies that nobody waits for yet hold lines and room: take them in.
+            while self
+                .absorb(None)
+                .map_err(|fault| self.broken(fault, Self::not_delivered(Why::Protocol)))?
+            {
+            }
+            if self.has_room(length, reply_area)? {
+                return Ok(());
+            }
+            match spinner.step(&self.ours, &self.theirs) {
+                Step::Again => continue,
+                Step::Look(now) if now < deadline => {}
+                Step::Look(_) => return Err(Self::not_delivered(Why::Deadline)),
+                Step::Sleep => {
+                    self.sleep(Some((length, reply_area)), deadline);
+                    spinner.exhaust();
+                    if P::now() >= deadline {
+                        return Err(Self::not_delivered(Why::Deadline));
+                    }
+                }
+            }
+            self.settle();
+            if let Some(why) = self.why_ended() {
+                return Err(Self::not_delivered(why));
+            }
+        }
+    }
+
+    /// The outcome of a transaction if it is known; its reply's payload in `out`. `None` while it is
+    /// in flight. Once answered, the transaction is over.
+    ///
+    /// # Panics
+    /// If `transaction` is not one that [`ClientEnd::begin`] answered and that is not over: a
+    /// mistake of the caller.
+    pub fn poll(
+        &mut self,
+        transaction: u64,
+        out: &mut Buffer,
+    ) -> Option<Result<Status, SendError>> {
+        match self.look(transaction, out) {
+            Ok(None) => self.why_ended().map(|why| self.ended(transaction, why, out)),
+            Ok(Some(outcome)) => Some(outcome),
+            Err(fault) => {
+                self.fault = Some(fault);
+                Some(self.ended(transaction, Why::Protocol, out))
+            }
+        }
+    }
+
+    /// Waits for the outcome of a transaction, at most until `deadline`; its reply's payload in `out`.
+    ///
+    /// # Errors
+    /// How it ended without an answer.
+    ///
+    /// # Panics
+    /// As [`ClientEnd::poll`].
+    #[inline]
+    pub fn wait(
+        &mut self,
+        transaction: u64,
+        out: &mut Buffer,
+        deadline: u64,
+    ) -> Result<Status, SendError> {
+        let mut spinner = Spinner::new(self.wait);
+        loop {
+            match self.look(transaction, out) {
+                Ok(Some(outcome)) => return outcome,
+                Ok(None) => {}
+                Err(fault) => {
+                    self.fault = Some(fault);
+                    return self.ended(transaction, Why::Protocol, out);
+                }
+            }
+            match spinner.step(&self.ours, &self.theirs) {
+                Step::Again => continue,
+                Step::Look(now) => {
+                    if now >= deadline {
+                        return self.withdraw(transaction, Why::Deadline, out);
+                    }
+                }
+                Step::Sleep => {
+                    self.sleep(None, deadline);
+                    spinner.exhaust();
+                    if deadline != NEVER && P::now() >= deadline {
+                        return self.withdraw(transaction, Why::Deadline, out);
+                    }
+                }
+            }
+            self.settle();
+            if let Some(why) = self.why_ended() {
+                return self.ended(transaction, why, out);
+            }
+        }
+    }
+
+    /// Sends: publishes a request and waits for its reply, whose payload is then in `out`.
+    ///
+    /// # Errors
+    /// How it ended without an answer.
+    #[inline]
+    pub fn send(
+        &mut self,
+        operation: u16,
+        payload: &[u8],
+        room: usize,
+        deadline: u64,
+        out: &mut Buffer,
+    ) -> Result<Status, SendError> {
+        let transaction = self.begin_waiting(operation, payload, room, deadline)?;
+        self.wait(transaction, out, deadline)
+    }
+
+    /// Gives a transaction up. If the server had taken it, waits a short grace for its answer.
+    ///
+    /// # Errors
+    /// `NotDelivered` or `Interrupted` for `why`.
+    ///
+    /// # Panics
+    /// As [`ClientEnd::poll`].
+    #[cold]
+    pub fn withdraw(
+        &mut self,
+        transaction: u64,
+        why: Why,
+        out: &mut Buffer,
+    ) -> Result<Status, SendError> {
+        self.mark(transaction);
+        let mut grace = 0;
+        let mut spinner =
+            Spinner::new(if self.wait == Wait::Block { Wait::Block } else { Wait::Adaptive });
+        loop {
+            match self.look(transaction, out) {
+                // The server saw the mark: the reason is ours.
+                Ok(Some(Err(SendError::NotDelivered { why: Why::Cancelled }))) => {
+                    return Err(Self::not_delivered(why));
+                }
+                Ok(Some(outcome)) => return outcome,
+                Ok(None) => {}
+                Err(fault) => {
+                    self.fault = Some(fault);
+                    return self.ended(transaction, Why::Protocol, out);
+                }
+            }
+            if self.theirs.taken() <= transaction {
+                self.abandon(transaction);
+                return Err(Self::not_delivered(why));
+            }
+            let now = P::now();
+            if grace == 0 {
+                grace = now.saturating_add(GRACE_NS);
+            } else if now >= grace {
+                self.abandon(transaction);
+                return Err(self.interrupted(why));
+            }
+            if let Some(ended) = self.why_ended() {
+                return self.ended(transaction, ended, out);
+            }
+            if spinner.step(&self.ours, &self.theirs) == Step::Sleep {
+                self.sleep(None, grace);
+                spinner.exhaust();
+            }
+        }
+    }
+
+    /// (C5, C6)
+    fn mark(&self, transaction: u64) {
+        // Lines up to `freed` are ours to write anew: then the server is past this message, and its
+        // *taken* says so.
+        if self.writer.position() - transaction <= u64::from(self.ours.lines()) {
+            self.ours.mark_withdrawn(transaction, self.writer.turn(transaction));
+        }
+        P::fence(Label::WithdrawFence);
+    }
+
+    /// (C5–C8) What became of a transaction of a connection that has ended.
+    #[cold]
+    fn ended(&mut self, transaction: u64, why: Why, out: &mut Buffer) -> Result<Status, SendError> {
+        self.mark(transaction);
+        if self.fault.is_none() {
+            match self.look(transaction, out) {
+                Ok(Some(outcome)) => return outcome,
+                Ok(None) => {}
+                Err(fault) => self.fault = Some(fault),
+            }
+        }
+        let taken = self.theirs.taken() > transaction;
+        self.abandon(transaction);
+        Err(if taken { self.interrupted(why) } else { Self::not_delivered(why) })
+    }
+
+    fn abandon(&mut self, transaction: u64) {
+        let index = self.entry_index(transaction);
+        if let Entry::Waiting { position, room } = self.entries[index]
+            && position == transaction
+        {
+            self.entries[index] = Entry::Abandoned { position, room };
+        }
+    }
+
+    /// Takes replies in until that of `transaction` is there or there are no more.
+    #[inline]
+    fn look(
+        &mut self,
+        transaction: u64,
+        out: &mut Buffer,
+    ) -> Result<Option<Result<Status, SendError>>, Fault> {
+        let index = self.entry_index(transaction);
+        match &mut self.entries[index] {
+            Entry::Waiting { position, .. } if *position == transaction => {}
+            Entry::Done { position, status, payload } if *position == transaction => {
+                core::mem::swap(out, payload);
+                let status = *status;
+                self.entries[index] = Entry::Free;
+                return Ok(Some(self.outcome(status)));
+            }
+            _ => panic!("transaction {transaction} is not in flight on this connection"),
+        }
+        loop {
+            let Some(header) = self.reader.peek(&self.theirs)? else { return Ok(None) };
+            if header.word == transaction {
+                self.reader.copy(&self.theirs, &header, out);
+                self.retire(&header)?;
+                self.entries[index] = Entry::Free;
+                return Ok(Some(self.outcome(Status(header.code))));
+            }
+            self.absorb(Some(header))?;
+        }
+    }
+
+    /// Takes one reply in for later; whether there was one.
+    fn absorb(&mut self, header: Option<Header>) -> Result<bool, Fault> {
+        let header = match header {
+            Some(header) => header,
+            None => match self.reader.peek(&self.theirs)? {
+                Some(header) => header,
+                None => return Ok(false),
+            },
+        };
+        let index = self.entry_index(header.word);
+        let mut payload = Buffer::new();
+        let waiting = matches!(self.entries[index], Entry::Waiting { .. });
+        if waiting {
+            self.reader.copy(&self.theirs, &header, &mut payload);
+        }
+        self.retire(&header)?;
+        self.entries[index] = if waiting {
+            Entry::Done { position: header.word, status: Status(header.code), payload }
+        } else {
+            self.counts.late += 1;
+            Entry::Free
+        };
+        Ok(true)
+    }
+
+    /// Lets go of the line and room of a reply; a fault if its transaction is not in flight.
+    #[inline]
+    fn retire(&mut self, header: &Header) -> Result<(), Fault> {
+        let position = header.word;
+        match self.entries[self.entry_index(position)] {
+            Entry::Waiting { position: known, room }
+            | Entry::Abandoned { position: known, room }
+                if known == position =>
+            {
+                self.rooms -= room;
+            }
+            _ => return Err(Fault::Transaction(position)),
+        }
+        self.reader.advance(header);
+        self.ours.set_freed(self.reader.position());
+        self.writer.answered(position);
+        self.unsettled = true;
+        Ok(())
+    }
+
+    #[inline]
+    const fn outcome(&self, status: Status) -> Result<Status, SendError> {
+        match status {
+            Status::DROPPED => Err(self.interrupted(Why::Dropped)),
+            Status::TOO_BIG => Err(self.interrupted(Why::TooBig)),
+            Status::WITHDRAWN => Err(Self::not_delivered(Why::Cancelled)),
+            other => Ok(other),
+        }
+    }
+
+    /// Wakes a server that waits for the room we have freed. Off the hot path: only where this end
+    /// has found nothing to do.
+    fn settle(&mut self) {
+        if self.unsettled {
+            self.unsettled = false;
+            P::fence(Label::PublishFence);
+            self.ringer.ring_for_room(&self.ours, &self.theirs);
+        }
+    }
+
+    /// (S1–S5) Sleeps until there is a reply, a notification, the connection's end, room (if it is
+    /// waited for: payload and reply area), or `deadline`. May return without cause.
+    fn sleep(&mut self, room: Option<(usize, u64)>, deadline: u64) {
+        // ORDERING: Relaxed; the futex compares it again, under its own order.
+        let doorbell = self.theirs.doorbell().load(Relaxed);
+        self.sleeper.lie_down(&self.ours, room.is_some());
+        P::fence(Label::SleepFence);
+        self.ringer.ring_for_room(&self.ours, &self.theirs);
+        self.unsettled = false;
+        let nothing = !matches!(self.reader.peek(&self.theirs), Ok(Some(_)) | Err(_))
+            && !self.acknowledger.is_pending(&self.theirs)
+            && room.is_none_or(|(length, area)| matches!(self.has_room(length, area), Ok(false)));
+        if nothing {
+            let slept_at = P::now();
+            let words = [(self.theirs.doorbell(), doorbell), (self.status.as_ref(), 0)];
+            P::wait(&words, (deadline != NEVER).then_some(deadline));
+            self.counts.sleeps += 1;
+            learn(self.theirs.rang_at(), slept_at, P::now());
+        }
+        self.sleeper.get_up(&self.ours);
+    }
+
+    /// Takes the notification bits that are pending, 0 if none are.
+    pub fn take_notifications(&mut self) -> u64 {
+        self.acknowledger.take(&self.ours, &self.theirs)
+    }
+
+    /// Waits for notification bits until `deadline`; 0 if that has passed.
+    ///
+    /// # Errors
+    /// `NotDelivered` with the reason if the connection has ended and no bits are pending.
+    pub fn wait_notifications(&mut self, deadline: u64) -> Result<u64, SendError> {
+        let mut spinner = Spinner::new(self.wait);
+        loop {
+            let bits = self.take_notifications();
+            if bits != 0 {
+                return Ok(bits);
+            }
+            match spinner.step(&self.ours, &self.theirs) {
+                Step::Again => continue,
+                Step::Look(now) if now < deadline => {}
+                Step::Look(_) => return Ok(0),
+                Step::Sleep => {
+                    // Replies of transactions begun before must not keep us awake.
+                    while self
+                        .absorb(None)
+                        .map_err(|fault| self.broken(fault, Self::not_delivered(Why::Protocol)))?
+                    {
+                    }
+                    self.sleep(None, deadline);
+                    spinner.exhaust();
+                    if deadline != NEVER && P::now() >= deadline {
+                        return Ok(self.take_notifications());
+                    }
+                }
+            }
+            if let Some(why) = self.why_ended() {
+                let bits = self.take_notifications();
+                return if bits != 0 { Ok(bits) } else { Err(Self::not_delivered(why)) };
+            }
+        }
+    }
+
+    /// Posts notification bits to the server.
+    pub fn post(&mut self, bits: u64) {
+        if self.poster.post(&self.ours, &self.theirs, bits) {
+            self.ringer.ring_if_asleep(&self.ours, &self.theirs);
+        }
+    }
+}

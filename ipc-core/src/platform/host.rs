@@ -1,0 +1,233 @@
+//! The host: hardware atomics, futexes, eventfds, `CLOCK_MONOTONIC`.
+
+use super::{Atomic, BODY_BYTES, Bell as BellTrait, Body, Label, Lock, Platform};
+use crate::segment::{Bytes, Mapping};
+use crate::status::StatusReader;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use rendez_protocol::limit::INLINE_BYTES;
+use rendez_protocol::message::Header;
+use rustix::thread::futex;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// The machine that the process runs on.
+#[derive(Debug)]
+pub enum Host {}
+
+impl Atomic<u32> for AtomicU32 {
+    #[inline]
+    fn new(value: u32) -> Self {
+        Self::new(value)
+    }
+    #[inline]
+    fn load(&self, ordering: Ordering) -> u32 {
+        self.load(ordering)
+    }
+    #[inline]
+    fn store(&self, value: u32, ordering: Ordering) {
+        self.store(value, ordering);
+    }
+}
+
+impl Atomic<u64> for AtomicU64 {
+    #[inline]
+    fn new(value: u64) -> Self {
+        Self::new(value)
+    }
+    #[inline]
+    fn load(&self, ordering: Ordering) -> u64 {
+        self.load(ordering)
+    }
+    #[inline]
+    fn store(&self, value: u64, ordering: Ordering) {
+        self.store(value, ordering);
+    }
+}
+
+const WORDS: usize = BODY_BYTES / 8;
+
+/// A line's body as seven words. Relaxed loads and stores of words are plain moves on the machine
+/// and are no data race whatever the peer does; seven of them are as fast as a copy.
+#[derive(Debug)]
+#[repr(C)]
+pub struct HostBody([AtomicU64; WORDS]);
+
+impl Body for HostBody {
+    fn new() -> Self {
+        Self(Default::default())
+    }
+
+    #[inline]
+    fn write(&self, header: [u8; Header::BYTES], inline: &[u8]) {
+        let [low, high, payload @ ..] = &self.0;
+        let both = u128::from_le_bytes(header);
+        // ORDERING: Relaxed; nobody reads them before the turn, which is Release.
+        low.store((both as u64).to_le(), Ordering::Relaxed);
+        high.store(((both >> 64) as u64).to_le(), Ordering::Relaxed);
+        let mut chunks = inline.chunks_exact(8);
+        let mut words = payload.iter();
+        for (chunk, word) in (&mut chunks).zip(&mut words) {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(chunk);
+            word.store(u64::from_ne_bytes(bytes), Ordering::Relaxed);
+        }
+        let rest = chunks.remainder();
+        if !rest.is_empty()
+            && let Some(word) = words.next()
+        {
+            let mut bytes = [0; 8];
+            bytes[..rest.len()].copy_from_slice(rest);
+            word.store(u64::from_ne_bytes(bytes), Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
+    fn header(&self) -> [u8; Header::BYTES] {
+        let [low, high, ..] = &self.0;
+        // ORDERING: Relaxed; they come after the Acquire of the turn. The copy is then checked.
+        let low = u64::from_le(low.load(Ordering::Relaxed));
+        let high = u64::from_le(high.load(Ordering::Relaxed));
+        (u128::from(high) << 64 | u128::from(low)).to_le_bytes()
+    }
+
+    #[inline]
+    fn inline(&self, out: &mut [u8]) {
+        debug_assert!(out.len() <= INLINE_BYTES);
+        let [_, _, payload @ ..] = &self.0;
+        for (chunk, word) in out.chunks_mut(8).zip(payload) {
+            // ORDERING: Relaxed; as the header.
+            let bytes = word.load(Ordering::Relaxed).to_ne_bytes();
+            chunk.copy_from_slice(&bytes[..chunk.len()]);
+        }
+    }
+}
+
+/// How a reader on this machine is woken.
+#[derive(Debug)]
+pub enum Bell {
+    /// It waits on the doorbell word.
+    Futex,
+    /// It waits in epoll for this eventfd.
+    Event(OwnedFd),
+}
+
+impl BellTrait<Host> for Bell {
+    fn ring(&self, word: &AtomicU32) {
+        match self {
+            Self::Futex => Host::wake(word),
+            // Fails only if the counter is full, and then the reader has an event already.
+            Self::Event(event) => {
+                let _ = rustix::io::write(event, &1u64.to_ne_bytes());
+            }
+        }
+    }
+}
+
+/// One word of this task's status segment.
+#[derive(Clone, Debug)]
+pub struct HostStatus {
+    reader: Arc<StatusReader>,
+    index: u32,
+}
+
+impl HostStatus {
+    /// Word `index` of the segment; `None` if there is no such word.
+    #[must_use]
+    pub fn new(reader: Arc<StatusReader>, index: u32) -> Option<Self> {
+        (index < rendez_protocol::limit::STATUS_WORDS).then_some(Self { reader, index })
+    }
+}
+
+impl AsRef<AtomicU32> for HostStatus {
+    #[inline]
+    fn as_ref(&self) -> &AtomicU32 {
+        self.reader.word(self.index)
+    }
+}
+
+impl<T: core::fmt::Debug> Lock<T> for parking_lot::Mutex<T> {
+    fn new(value: T) -> Self {
+        Self::new(value)
+    }
+    #[inline]
+    fn with<R>(&self, body: impl FnOnce(&mut T) -> R) -> R {
+        body(&mut self.lock())
+    }
+}
+
+impl Platform for Host {
+    type U32 = AtomicU32;
+    type U64 = AtomicU64;
+    type Body = HostBody;
+    type Area = Bytes;
+    type Half = Mapping;
+    type Bell = Bell;
+    type Status = HostStatus;
+    type Lock<T: core::fmt::Debug> = parking_lot::Mutex<T>;
+
+    #[inline]
+    fn fence(_label: Label) {
+        fence(Ordering::SeqCst);
+    }
+
+    fn wait(words: &[(&AtomicU32, u32)], deadline: Option<u64>) {
+        let deadline = deadline.map(|ns| rustix::time::Timespec {
+            tv_sec: (ns / 1_000_000_000) as i64,
+            tv_nsec: (ns % 1_000_000_000) as i64,
+        });
+        // Every outcome (woken, changed, timed out, interrupted) is a reason to look again.
+        let waiter = |(word, value): &(&AtomicU32, u32)| {
+            let mut wait = futex::Wait::new();
+            wait.uaddr = futex::WaitPtr::new(core::ptr::from_ref(*word).cast_mut().cast());
+            wait.val = u64::from(*value);
+            wait.flags = futex::WaitFlags::SIZE_U32;
+            wait
+        };
+        let result = match words {
+            [one] => futex::waitv(
+                &[waiter(one)],
+                futex::WaitvFlags::empty(),
+                deadline.as_ref(),
+                rustix::thread::ClockId::Monotonic,
+            ),
+            [one, two] => futex::waitv(
+                &[waiter(one), waiter(two)],
+                futex::WaitvFlags::empty(),
+                deadline.as_ref(),
+                rustix::thread::ClockId::Monotonic,
+            ),
+            many => futex::waitv(
+                &many.iter().map(waiter).collect::<Vec<_>>(),
+                futex::WaitvFlags::empty(),
+                deadline.as_ref(),
+                rustix::thread::ClockId::Monotonic,
+            ),
+        };
+        let _ = result;
+    }
+
+    fn wake(word: &AtomicU32) {
+        // Fails only for an address that is not mapped, and this one is.
+        let _ = futex::wake(word, futex::Flags::empty(), i32::MAX as u32);
+    }
+
+    #[inline]
+    fn now() -> u64 {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    }
+
+    #[inline]
+    fn cpu() -> u32 {
+        rustix::thread::sched_getcpu() as u32
+    }
+
+    #[inline]
+    fn pause() {
+        core::hint::spin_loop();
+    }
+
+    fn yield_now() {
+        rustix::thread::sched_yield();
+    }
+}

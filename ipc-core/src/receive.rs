@@ -1,0 +1,470 @@
+//! One thread that receives from many connections.
+//!
+//! As in a network driver (Linux's NAPI), connections that were busy lately are polled and quiet
+//! ones interrupt: a quiet connection's `asleep` word is set, and its client rings an eventfd that
+//! lies in this thread's epoll set. So a transaction costs the same whether there are 1 or 10,000
+//! connections. Polled connections take turns, one message each.
+//!
+//! A client that rings again and again and publishes nothing would keep the thread awake: after
+//! [`EMPTY_RINGS_MAX`] such rings its doorbell is taken out of the epoll set and its ring is looked
+//! at every [`MUTED_LOOK_NS`] instead, until there is a message in it.
+
+use crate::platform::{Host, Platform};
+use crate::ring::{Buffer, Fault};
+use crate::server::{Found, Port, ServerEnd, Taken, sleep_fence};
+use crate::status::StatusReader;
+use crate::wait::{Spinner, Step, Wait, learn};
+use rendez_protocol::status::ConnectionState;
+use rustix::event::{Timespec, epoll};
+use slab::Slab;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+/// Rings with nothing published after which a doorbell is no longer listened to.
+pub const EMPTY_RINGS_MAX: u32 = 64;
+/// How often the ring behind such a doorbell is looked at, in ns.
+pub const MUTED_LOOK_NS: u64 = 10_000_000;
+/// Empty looks after which one of several polled connections becomes quiet.
+const IDLE_LOOKS: u32 = 128;
+/// Messages after which the kernel's socket and the other descriptors are looked at in any case.
+const MESSAGES_PER_LOOK: u32 = 128;
+/// Looks of the spinner (each many polls) after which epoll is asked.
+const LOOKS_PER_EPOLL: u32 = 8;
+/// Marks an epoll token as a descriptor of the caller's.
+const OTHER: u64 = 1 << 63;
+
+/// A connection's place in a [`Receiver`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    index: u32,
+    generation: u32,
+}
+
+/// What [`Receiver::next`] found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// A message was taken; its payload is in the buffer.
+    Message(Key, Taken),
+    /// A client posted these notification bits.
+    Notified(Key, u64),
+    /// A connection has ended.
+    Ended(Key, ConnectionState),
+    /// A client broke the protocol.
+    Fault(Key, Fault),
+    /// The descriptor that was added with this token is readable.
+    Descriptor(u32),
+    /// The kernel has changed this task's own status word: there is an event on its socket.
+    Kernel,
+    /// The deadline has passed.
+    Deadline,
+}
+
+#[derive(Debug)]
+struct Place {
+    end: ServerEnd<Host>,
+    doorbell: OwnedFd,
+    generation: u32,
+    idle: u32,
+    empty_rings: u32,
+    polled: bool,
+    muted: bool,
+}
+
+/// Receives from many connections in one thread.
+#[derive(Debug)]
+pub struct Receiver {
+    epoll: OwnedFd,
+    places: Slab<Place>,
+    generation: u32,
+    polled: Vec<usize>,
+    cursor: usize,
+    muted: Vec<usize>,
+    wait: Wait,
+    status: Option<Arc<StatusReader>>,
+    kernel_word: u32,
+    since_look: u32,
+    ready: Vec<u64>,
+}
+
+impl Receiver {
+    /// One without connections. `status` is the task's status segment, if it has a kernel.
+    ///
+    /// # Errors
+    /// What Linux says to a new epoll instance.
+    pub fn new(wait: Wait, status: Option<Arc<StatusReader>>) -> io::Result<Self> {
+        let kernel_word = status.as_ref().map_or(0, |status| status.load(0));
+        Ok(Self {
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            places: Slab::new(),
+            generation: 0,
+            polled: Vec::new(),
+            cursor: 0,
+            muted: Vec::new(),
+            wait,
+            status,
+            kernel_word,
+            since_look: 0,
+            ready: Vec::new(),
+        })
+    }
+
+    /// Changes how the thread waits.
+    pub const fn set_wait(&mut self, wait: Wait) {
+        self.wait = wait;
+    }
+
+    /// Adds a connection and the epoll instance, made by the kernel, in which its client rings.
+    ///
+    /// # Errors
+    /// What Linux says.
+    pub fn add(&mut self, end: ServerEnd<Host>, doorbell: OwnedFd) -> io::Result<Key> {
+        let entry = self.places.vacant_entry();
+        let index = entry.key();
+        // The nested instance is never read: each ring is an edge, which the outer one passes on.
+        epoll::add(
+            &self.epoll,
+            &doorbell,
+            epoll::EventData::new_u64(index as u64),
+            epoll::EventFlags::IN | epoll::EventFlags::ET,
+        )?;
+        self.generation = self.generation.wrapping_add(1);
+        let generation = self.generation;
+        entry.insert(Place {
+            end,
+            doorbell,
+            generation,
+            idle: 0,
+            empty_rings: 0,
+            polled: true,
+            muted: false,
+        });
+        self.polled.push(index);
+        Ok(Key { index: index as u32, generation })
+    }
+
+    /// Removes a connection and answers its end.
+    pub fn remove(&mut self, key: Key) -> Option<ServerEnd<Host>> {
+        self.place(key)?;
+        let index = key.index as usize;
+        let place = self.places.remove(index);
+        self.polled.retain(|other| *other != index);
+        self.muted.retain(|other| *other != index);
+        if !place.muted {
+            let _ = epoll::delete(&self.epoll, &place.doorbell);
+        }
+        Some(place.end)
+    }
+
+    /// Adds a descriptor of the caller's, level-triggered, which [`Turn::Descriptor`] reports.
+    ///
+    /// # Errors
+    /// What Linux says.
+    pub fn add_descriptor(&self, descriptor: impl AsFd, token: u32) -> io::Result<()> {
+        Ok(epoll::add(
+            &self.epoll,
+            descriptor,
+            epoll::EventData::new_u64(OTHER | u64::from(token)),
+            epoll::EventFlags::IN,
+        )?)
+    }
+
+    /// How many connections there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// The sending half of a connection.
+    #[must_use]
+    #[inline]
+    pub fn port(&self, key: Key) -> Option<&Arc<Port<Host>>> {
+        self.place(key).map(|place| place.end.port())
+    }
+
+    #[inline]
+    fn place(&self, key: Key) -> Option<&Place> {
+        self.places.get(key.index as usize).filter(|place| place.generation == key.generation)
+    }
+
+    fn key(&self, index: usize) -> Key {
+        Key { index: index as u32, generation: self.places[index].generation }
+    }
+
+    /// Waits for something to do, until `deadline` (ns of `CLOCK_MONOTONIC`, `u64::MAX` for never).
+    /// A message's payload is in `out`.
+    ///
+    /// # Errors
+    /// What Linux says to waiting, which is a mistake of this library.
+    #[inline]
+    pub fn next(&mut self, out: &mut Buffer, deadline: u64) -> io::Result<Turn> {
+        self.since_look += 1;
+        if self.since_look >= MESSAGES_PER_LOOK {
+            self.since_look = 0;
+            if let Some(turn) = self.look_elsewhere(deadline)? {
+                return Ok(turn);
+            }
+        }
+        let mut spinner = Spinner::new(self.wait);
+        let mut looks = 0;
+        loop {
+            if let Some(turn) = self.poll(out) {
+                return Ok(turn);
+            }
+            let step = match self.polled.first() {
+                Some(&index) => {
+                    let (ours, theirs) = self.places[index].end.halves();
+                    spinner.step(ours, theirs)
+                }
+                None if self.wait == Wait::Spin && !self.places.is_empty() => {
+                    Step::Look(Host::now())
+                }
+                None => Step::Sleep,
+            };
+            match step {
+                Step::Again => {}
+                Step::Look(now) => {
+                    if now >= deadline {
+                        return Ok(Turn::Deadline);
+                    }
+                    looks += 1;
+                    if let Some(turn) = self.idle_look(looks)? {
+                        return Ok(turn);
+                    }
+                }
+                Step::Sleep => {
+                    if let Some(turn) = self.sleep(deadline)? {
+                        return Ok(turn);
+                    }
+                }
+            }
+        }
+    }
+
+    /// One pass over the polled connections.
+    #[inline]
+    fn poll(&mut self, out: &mut Buffer) -> Option<Turn> {
+        for _ in 0..self.polled.len() {
+            if self.cursor >= self.polled.len() {
+                self.cursor = 0;
+            }
+            let index = self.polled[self.cursor];
+            self.cursor += 1;
+            let place = &mut self.places[index];
+            match place.end.receive(out) {
+                Ok(Found::Message(taken)) => {
+                    place.idle = 0;
+                    place.empty_rings = 0;
+                    return Some(Turn::Message(
+                        Key { index: index as u32, generation: place.generation },
+                        taken,
+                    ));
+                }
+                Ok(Found::Nothing | Found::NoRoom) => {
+                    place.idle += 1;
+                    if place.idle > IDLE_LOOKS && self.polled.len() > 1 {
+                        self.quieten(index);
+                    }
+                }
+                Ok(Found::Ended(state)) => {
+                    self.unpoll(index);
+                    return Some(Turn::Ended(self.key(index), state));
+                }
+                Err(fault) => {
+                    self.unpoll(index);
+                    return Some(Turn::Fault(self.key(index), fault));
+                }
+            }
+        }
+        None
+    }
+
+    fn unpoll(&mut self, index: usize) {
+        self.places[index].polled = false;
+        self.polled.retain(|other| *other != index);
+    }
+
+    /// Makes one of several polled connections quiet, unless there is something in it after all.
+    #[cold]
+    fn quieten(&mut self, index: usize) {
+        let end = &mut self.places[index].end;
+        end.lie_down();
+        sleep_fence::<Host>();
+        end.settle_asleep();
+        if end.is_ready() {
+            end.get_up();
+            self.places[index].idle = 0;
+        } else {
+            self.unpoll(index);
+        }
+    }
+
+    /// What is looked at while spinning.
+    #[cold]
+    fn idle_look(&mut self, looks: u32) -> io::Result<Option<Turn>> {
+        for &index in &self.polled {
+            let place = &mut self.places[index];
+            place.end.settle();
+            let bits = place.end.take_notifications();
+            if bits != 0 {
+                return Ok(Some(Turn::Notified(self.key(index), bits)));
+            }
+        }
+        if let Some(turn) = self.kernel_turn() {
+            return Ok(Some(turn));
+        }
+        if looks.is_multiple_of(LOOKS_PER_EPOLL) { self.ask_epoll(Some(0)) } else { Ok(None) }
+    }
+
+    /// What is looked at now and then while messages come without a pause.
+    #[cold]
+    fn look_elsewhere(&mut self, deadline: u64) -> io::Result<Option<Turn>> {
+        if let Some(turn) = self.kernel_turn() {
+            return Ok(Some(turn));
+        }
+        if deadline != u64::MAX && Host::now() >= deadline {
+            return Ok(Some(Turn::Deadline));
+        }
+        self.ask_epoll(Some(0))
+    }
+
+    fn kernel_turn(&mut self) -> Option<Turn> {
+        let word = self.status.as_ref()?.load(0);
+        (word != self.kernel_word).then(|| {
+            self.kernel_word = word;
+            Turn::Kernel
+        })
+    }
+
+    /// Lies down with all polled connections, and waits in epoll if there is nothing in any.
+    #[cold]
+    fn sleep(&mut self, deadline: u64) -> io::Result<Option<Turn>> {
+        for &index in &self.polled {
+            self.places[index].end.lie_down();
+        }
+        sleep_fence::<Host>();
+        let polled = core::mem::take(&mut self.polled);
+        for index in polled {
+            let place = &mut self.places[index];
+            place.end.settle_asleep();
+            if place.end.is_ready() {
+                place.end.get_up();
+                self.polled.push(index);
+            } else {
+                place.polled = false;
+            }
+        }
+        if !self.polled.is_empty() {
+            // Notifications and ends are found here, messages by the next pass.
+            return Ok(self.ready_turn());
+        }
+        if let Some(turn) = self.kernel_turn() {
+            return Ok(Some(turn));
+        }
+        let now = Host::now();
+        if now >= deadline {
+            return Ok(Some(Turn::Deadline));
+        }
+        let until =
+            if self.muted.is_empty() { deadline } else { deadline.min(now + MUTED_LOOK_NS) };
+        let turn = self.ask_epoll((until != u64::MAX).then(|| until - now))?;
+        self.look_at_muted();
+        Ok(turn)
+    }
+
+    fn ready_turn(&mut self) -> Option<Turn> {
+        for place in 0..self.polled.len() {
+            let index = self.polled[place];
+            let bits = self.places[index].end.take_notifications();
+            if bits != 0 {
+                return Some(Turn::Notified(self.key(index), bits));
+            }
+            let state = self.places[index].end.state();
+            if state != ConnectionState::Open {
+                self.unpoll(index);
+                return Some(Turn::Ended(self.key(index), state));
+            }
+        }
+        None
+    }
+
+    /// Asks epoll, for at most `timeout` ns (`None`: for as long as it takes). Rung connections are
+    /// polled from now on.
+    fn ask_epoll(&mut self, timeout: Option<u64>) -> io::Result<Option<Turn>> {
+        let slept_at = if timeout == Some(0) { u64::MAX } else { Host::now() };
+        let timeout = timeout.map(|ns| Timespec {
+            tv_sec: (ns / 1_000_000_000) as i64,
+            tv_nsec: (ns % 1_000_000_000) as i64,
+        });
+        let mut space = [const { core::mem::MaybeUninit::<epoll::Event>::uninit() }; 64];
+        let (events, _) = match epoll::wait(&self.epoll, &mut space[..], timeout.as_ref()) {
+            Ok(found) => found,
+            Err(rustix::io::Errno::INTR) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        self.ready.clear();
+        self.ready.extend(events.iter().map(|event| event.data.u64()));
+        let mut turn = None;
+        for token in core::mem::take(&mut self.ready) {
+            if token & OTHER != 0 {
+                // Level-triggered: what is not reported now is reported by the next question.
+                turn = turn.or(Some(Turn::Descriptor(token as u32)));
+            } else if self.places.contains(token as usize) {
+                self.rung(token as usize, slept_at);
+            }
+        }
+        Ok(turn)
+    }
+
+    fn rung(&mut self, index: usize, slept_at: u64) {
+        let place = &mut self.places[index];
+        if slept_at != u64::MAX {
+            learn(place.end.rang_at(), slept_at, Host::now());
+        }
+        place.empty_rings += 1;
+        if place.empty_rings > EMPTY_RINGS_MAX && !place.end.is_ready() {
+            if !place.muted && epoll::delete(&self.epoll, &place.doorbell).is_ok() {
+                place.muted = true;
+                self.muted.push(index);
+            }
+            return;
+        }
+        place.end.get_up();
+        place.idle = 0;
+        if !place.polled {
+            place.polled = true;
+            self.polled.push(index);
+        }
+    }
+
+    /// Takes those muted connections back that have something in them.
+    fn look_at_muted(&mut self) {
+        let muted = core::mem::take(&mut self.muted);
+        for index in muted {
+            let place = &mut self.places[index];
+            let back = place.end.is_ready()
+                && epoll::add(
+                    &self.epoll,
+                    &place.doorbell,
+                    epoll::EventData::new_u64(index as u64),
+                    epoll::EventFlags::IN | epoll::EventFlags::ET,
+                )
+                .is_ok();
+            if back {
+                place.muted = false;
+                place.empty_rings = 0;
+                place.end.get_up();
+                place.polled = true;
+                self.polled.push(index);
+            } else {
+                self.muted.push(index);
+            }
+        }
+    }
+}

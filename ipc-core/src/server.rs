@@ -1,0 +1,339 @@
+//! The server's end of a connection: receive, and reply once, from any thread.
+//!
+//! # Steps of a receive
+//! (T1) look at the next line; (T2) there is room for the reply that it names; (T3) copy header and
+//! payload; (T4) store *taken*; (T5) SeqCst fence; (T6) look at the withdrawal mark and at the status
+//! word; (T7) say that the line is *freed*; (T8) hand the message to the handler, or, if it was
+//! withdrawn, answer `withdrawn`.
+//!
+//! # Why these orderings
+//! T4–T6 against the client's C5–C8: see [`client`](crate::client). T7 comes after T6, so that the
+//! mark that is read is this message's and not that of the next one on the same line.
+//!
+//! # Replying never blocks and never fails
+//! Each message taken is answered by exactly one reply, so *taken* minus what the client has freed
+//! bounds the lines in use; the area that a reply may need is reserved at T2 and the rest given
+//! back when the reply is written. A client that does not read its replies stops being received
+//! from, and nobody else notices.
+//!
+//! # If the peer dies or lies here
+//! A client that dies leaves a ring that nobody adds to; replies to it go nowhere. A client that
+//! lies about what it has freed overwrites its own replies. Models: as for the client, and
+//! `reply_from_another_thread`.
+
+use crate::doorbell::{Ringer, Sleeper};
+use crate::half::{Ours, Theirs};
+use crate::notification::{Acknowledger, Poster};
+use crate::platform::{Atomic, Label, Lock, Platform};
+use crate::ring::{Buffer, Fault, Reader, Writer, plain};
+use core::sync::atomic::Ordering::Acquire;
+use rendez_protocol::limit::LINE_BYTES;
+use rendez_protocol::message::{Header, area_bytes, room_bytes};
+use rendez_protocol::status::{ConnectionState, Status};
+use std::sync::Arc;
+
+/// What a look at a connection found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// No message.
+    Nothing,
+    /// A message whose reply has no room yet.
+    NoRoom,
+    /// A message, taken; its payload is in the buffer.
+    Message(Taken),
+    /// The connection has ended.
+    Ended(ConnectionState),
+}
+
+/// A message that was taken and must be answered once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// The transaction.
+    pub transaction: u64,
+    /// What is asked.
+    pub operation: u16,
+    /// The absolute deadline in ns that its sender claims, 0 for none.
+    pub deadline: u64,
+    /// The `room` field: what the reply may need.
+    pub room: u16,
+}
+
+impl Taken {
+    /// The longest reply, in bytes.
+    #[must_use]
+    pub const fn room_bytes(&self) -> usize {
+        room_bytes(self.room)
+    }
+}
+
+#[derive(Debug)]
+struct Outbox<P: Platform> {
+    writer: Writer,
+    ringer: Ringer<P>,
+    poster: Poster,
+    /// Area bytes reserved for replies and not needed by them, all in all.
+    slack: u64,
+}
+
+/// The sending half of a server's end: what reply rights hold on to, in any thread.
+#[derive(Debug)]
+pub struct Port<P: Platform> {
+    ours: Ours<P>,
+    theirs: Theirs<P>,
+    outbox: P::Lock<Outbox<P>>,
+}
+
+impl<P: Platform> Port<P> {
+    /// Answers the transaction. Never blocks; a payload longer than the room that its request named
+    /// becomes `too big`, with the length as payload. Each taken message is answered once; what
+    /// makes sure of that is the reply right around it.
+    #[inline]
+    pub fn reply(&self, taken: &Taken, status: Status, payload: &[u8]) {
+        self.outbox.with(|outbox| {
+            let long = (payload.len() as u32).to_le_bytes();
+            let (status, payload) = if payload.len() > taken.room_bytes() {
+                (Status::TOO_BIG, &long[..])
+            } else {
+                (status, payload)
+            };
+            outbox.slack +=
+                taken.room as u64 * LINE_BYTES as u64 - area_bytes(payload.len()) as u64;
+            let header = Header { ..plain(status.0, 0, taken.transaction) };
+            outbox.writer.publish(&self.ours, header, payload);
+            outbox.ringer.ring_if_asleep(&self.ours, &self.theirs);
+        });
+    }
+
+    /// Posts notification bits to the client.
+    pub fn post(&self, bits: u64) {
+        self.outbox.with(|outbox| {
+            if outbox.poster.post(&self.ours, &self.theirs, bits) {
+                outbox.ringer.ring_if_asleep(&self.ours, &self.theirs);
+            }
+        });
+    }
+
+    /// How often the client had to be woken.
+    pub fn rings(&self) -> u64 {
+        self.outbox.with(|outbox| outbox.ringer.rings())
+    }
+}
+
+/// The server's end of a connection. One thread receives from it at a time.
+#[derive(Debug)]
+pub struct ServerEnd<P: Platform> {
+    port: Arc<Port<P>>,
+    status: P::Status,
+    reader: Reader,
+    sleeper: Sleeper,
+    acknowledger: Acknowledger,
+    lines: u64,
+    area: u64,
+    /// Replies that the client has freed, as far as we know.
+    replies_freed: u64,
+    /// Area bytes reserved for replies, all in all.
+    reserved: u64,
+    /// Area bytes given back, all in all, as far as we know.
+    returned: u64,
+    unsettled: bool,
+}
+
+impl<P: Platform> ServerEnd<P> {
+    /// The server's end of a new connection, ringing its client by `bell`. The client may post the
+    /// notification bits of `mask`.
+    pub fn new(
+        ours: Ours<P>,
+        theirs: Theirs<P>,
+        status: P::Status,
+        bell: P::Bell,
+        mask: u64,
+    ) -> Self {
+        Self {
+            reader: Reader::new(&theirs),
+            sleeper: Sleeper::new(),
+            acknowledger: Acknowledger::new(mask),
+            lines: u64::from(ours.lines()),
+            area: ours.area_bytes() as u64,
+            replies_freed: 0,
+            reserved: 0,
+            returned: 0,
+            unsettled: false,
+            status,
+            port: Arc::new(Port {
+                outbox: P::Lock::new(Outbox {
+                    writer: Writer::new(&ours),
+                    ringer: Ringer::new(bell),
+                    poster: Poster::new(),
+                    slack: 0,
+                }),
+                ours,
+                theirs,
+            }),
+        }
+    }
+
+    /// What reply rights hold on to.
+    #[must_use]
+    #[inline]
+    pub const fn port(&self) -> &Arc<Port<P>> {
+        &self.port
+    }
+
+    /// What the kernel says of the connection.
+    #[must_use]
+    #[inline]
+    pub fn state(&self) -> ConnectionState {
+        // ORDERING(status): Acquire; pairs with the kernel's store of the word.
+        let word = self.status.as_ref().load(P::ordering(Label::Status, Acquire));
+        ConnectionState::from_word(word)
+    }
+
+    /// Takes the next message, its payload into `out`.
+    ///
+    /// # Errors
+    /// What the client did that no honest one does: the connection is to be closed with `protocol`.
+    #[inline]
+    pub fn receive(&mut self, out: &mut Buffer) -> Result<Found, Fault> {
+        loop {
+            let theirs = &self.port.theirs;
+            let Some(header) = self.reader.peek(theirs)? else { return Ok(Found::Nothing) };
+            if !self.has_reply_room(&header)? {
+                return Ok(Found::NoRoom);
+            }
+            let theirs = &self.port.theirs;
+            self.reserved += u64::from(header.room) * LINE_BYTES as u64;
+            self.reader.copy(theirs, &header, out);
+            let transaction = self.reader.position();
+            self.port.ours.set_taken(transaction + 1);
+            P::fence(Label::TakeFence);
+            let withdrawn = self.reader.is_withdrawn(theirs);
+            let state = self.state();
+            self.reader.advance(&header);
+            self.port.ours.set_freed(self.reader.position());
+            self.unsettled = true;
+            let taken = Taken {
+                transaction,
+                operation: header.code,
+                deadline: header.word,
+                room: header.room,
+            };
+            if state != ConnectionState::Open {
+                return Ok(Found::Ended(state));
+            }
+            if !withdrawn {
+                return Ok(Found::Message(taken));
+            }
+            self.port.reply(&taken, Status::WITHDRAWN, &[]);
+        }
+    }
+
+    /// (T2)
+    #[inline]
+    fn has_reply_room(&mut self, header: &Header) -> Result<bool, Fault> {
+        let asked = u64::from(header.room) * LINE_BYTES as u64;
+        if self.reader.position() - self.replies_freed < self.lines
+            && self.reserved - self.returned + asked <= self.area
+        {
+            return Ok(true);
+        }
+        self.find_reply_room(asked)
+    }
+
+    #[cold]
+    fn find_reply_room(&mut self, asked: u64) -> Result<bool, Fault> {
+        if asked > self.area {
+            return Err(Fault::Room { asked: asked as usize, area: self.area as usize });
+        }
+        let port = &self.port;
+        let (freed, returned) = port.outbox.with(|outbox| {
+            outbox.writer.refresh(&port.theirs)?;
+            Ok((outbox.writer.freed(), outbox.writer.area_freed() + outbox.slack))
+        })?;
+        self.replies_freed = freed;
+        self.returned = returned;
+        Ok(self.reader.position() - freed < self.lines
+            && self.reserved - returned + asked <= self.area)
+    }
+
+    /// Whether there is something to do: a message with room for its reply, a notification, the
+    /// connection's end, or a fault to report.
+    pub fn is_ready(&mut self) -> bool {
+        let message = match self.reader.peek(&self.port.theirs) {
+            Ok(None) => false,
+            Ok(Some(header)) => self.has_reply_room(&header).unwrap_or(true),
+            Err(_) => true,
+        };
+        message
+            || self.acknowledger.is_pending(&self.port.theirs)
+            || self.state() != ConnectionState::Open
+    }
+
+    /// (S1) Says that this end sleeps. The caller then calls [`sleep_fence`], once for any number of
+    /// connections, then [`ServerEnd::settle_asleep`] and [`ServerEnd::is_ready`] for each, and waits
+    /// if none is.
+    pub fn lie_down(&mut self) {
+        let wants_room = matches!(self.reader.peek(&self.port.theirs), Ok(Some(_)));
+        self.sleeper.lie_down(&self.port.ours, wants_room);
+    }
+
+    /// After the fence of a sleep: wakes a client that waits for the room we have freed.
+    pub fn settle_asleep(&mut self) {
+        self.unsettled = false;
+        self.ring_for_room();
+    }
+
+    /// (S5) Says that this end is awake.
+    pub fn get_up(&mut self) {
+        self.sleeper.get_up(&self.port.ours);
+    }
+
+    /// Whether this end has said that it sleeps.
+    #[must_use]
+    pub const fn is_down(&self) -> bool {
+        self.sleeper.is_down()
+    }
+
+    /// Wakes a client that waits for the room we have freed. Called where the receiver has found
+    /// nothing to do.
+    pub fn settle(&mut self) {
+        if self.unsettled {
+            self.unsettled = false;
+            P::fence(Label::PublishFence);
+            self.ring_for_room();
+        }
+    }
+
+    fn ring_for_room(&self) {
+        self.port
+            .outbox
+            .with(|outbox| outbox.ringer.ring_for_room(&self.port.ours, &self.port.theirs));
+    }
+
+    /// Takes the notification bits that the client has posted, 0 if none are pending.
+    pub fn take_notifications(&mut self) -> u64 {
+        self.acknowledger.take(&self.port.ours, &self.port.theirs)
+    }
+
+    /// The client's doorbell word and this end's status word, for a server that waits by futex.
+    #[must_use]
+    pub fn words(&self) -> (&P::U32, &P::U32) {
+        (self.port.theirs.doorbell(), self.status.as_ref())
+    }
+
+    /// Our segment and the client's, for [`Spinner::step`](crate::wait::Spinner::step).
+    #[must_use]
+    pub fn halves(&self) -> (&Ours<P>, &Theirs<P>) {
+        (&self.port.ours, &self.port.theirs)
+    }
+
+    /// When the client last rang, in ns: a claim.
+    #[must_use]
+    pub fn rang_at(&self) -> u64 {
+        self.port.theirs.rang_at()
+    }
+}
+
+/// (S2) The fence between [`ServerEnd::lie_down`] and the look that follows.
+pub fn sleep_fence<P: Platform>() {
+    P::fence(Label::SleepFence);
+}

@@ -1,0 +1,167 @@
+//! How a reader waits: spin, spin for a while, or sleep at once.
+//!
+//! *Adaptive* spins for as long as a wake-up costs, as measured, then sleeps: never worse than twice
+//! the best choice in hindsight (Karlin, Li, Manasse, Owicki: "Empirical studies of competitive
+//! spinning", 1991). The cost is learned from the wake-ups of this process: whoever rings leaves the
+//! time beside the doorbell, whoever wakes compares.
+//!
+//! A spinner must know where its peer runs. If that is on the same processor, spinning burns the
+//! very time that the peer needs, so it yields instead; a yield that took longer than a wake-up
+//! costs means that somebody else wants the processor, and ends the spinning.
+
+use crate::half::{Ours, Theirs};
+use crate::platform::Platform;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// How a reader waits when there is nothing to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Wait {
+    /// Never sleeps. For measuring, and for processors that have nothing else to do.
+    Spin,
+    /// Spins for as long as a wake-up costs, then sleeps.
+    #[default]
+    Adaptive,
+    /// Sleeps at once.
+    Block,
+}
+
+impl core::str::FromStr for Wait {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(match text {
+            "spin" => Self::Spin,
+            "adaptive" => Self::Adaptive,
+            "block" => Self::Block,
+            _ => {
+                return Err(format!(
+                    "no wait policy is called {text:?}: use spin, adaptive or block"
+                ));
+            }
+        })
+    }
+}
+
+/// What a wake-up is taken to cost before one was measured, in ns.
+const WAKE_NS_AT_FIRST: u64 = 30_000;
+/// Bounds of what is believed of one measurement, in ns: the time beside the doorbell is a claim.
+const WAKE_NS_RANGE: core::ops::RangeInclusive<u64> = 2_000..=200_000;
+/// Looks between two looks at the clock, and at whatever is not the ring.
+const TURNS_PER_LOOK: u32 = 32;
+/// Looks without any rest in between, before resting begins.
+const TURNS_EAGER: u32 = 512;
+
+static WAKE_NS: AtomicU64 = AtomicU64::new(WAKE_NS_AT_FIRST);
+
+/// What a wake-up costs on this machine, as this process has measured it, in ns: how long the
+/// adaptive policy spins.
+#[must_use]
+pub fn learned_wake_ns() -> u64 {
+    // ORDERING: Relaxed; a statistic of this process.
+    WAKE_NS.load(Ordering::Relaxed)
+}
+
+/// Takes note of a wake-up that was rung for at `rang_at` and over at `now`, if that was after
+/// `slept_at`.
+pub(crate) fn learn(rang_at: u64, slept_at: u64, now: u64) {
+    if rang_at > slept_at && rang_at <= now {
+        let sample = (now - rang_at).clamp(*WAKE_NS_RANGE.start(), *WAKE_NS_RANGE.end());
+        let old = WAKE_NS.load(Ordering::Relaxed);
+        // ORDERING: Relaxed; two threads at once lose one of two samples.
+        WAKE_NS.store((old * 7 + sample) / 8, Ordering::Relaxed);
+    }
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Look at the ring again.
+    Again,
+    /// Look at the ring, at the clock (the time is given) and at the status word.
+    Look(u64),
+    /// Sleep.
+    Sleep,
+}
+
+/// One wait of one thread.
+#[derive(Debug)]
+pub struct Spinner {
+    wait: Wait,
+    turns: u32,
+    started: u64,
+    budget: u64,
+}
+
+impl Spinner {
+    /// The start of a wait.
+    #[must_use]
+    #[inline]
+    pub const fn new(wait: Wait) -> Self {
+        Self { wait, turns: 0, started: 0, budget: 0 }
+    }
+
+    /// Says what to do after a look that found nothing, and rests a little.
+    #[inline]
+    pub fn step<P: Platform>(&mut self, ours: &Ours<P>, theirs: &Theirs<P>) -> Step {
+        if matches!(self.wait, Wait::Block) {
+            return Step::Sleep;
+        }
+        self.turns = self.turns.wrapping_add(1);
+        if self.turns.is_multiple_of(TURNS_PER_LOOK) {
+            return self.look(ours, theirs);
+        }
+        if self.turns > TURNS_EAGER {
+            P::pause();
+        }
+        Step::Again
+    }
+
+    #[cold]
+    fn look<P: Platform>(&mut self, ours: &Ours<P>, theirs: &Theirs<P>) -> Step {
+        let mut now = P::now();
+        if self.started == 0 {
+            self.started = now;
+            self.budget = learned_wake_ns();
+        }
+        let cpu = P::cpu().wrapping_add(1);
+        if theirs.cpu() == cpu {
+            P::yield_now();
+            let after = P::now();
+            if matches!(self.wait, Wait::Adaptive) && after - now > self.budget {
+                return Step::Sleep;
+            }
+            now = after;
+        }
+        ours.set_cpu(cpu);
+        if matches!(self.wait, Wait::Adaptive) && now.saturating_sub(self.started) > self.budget {
+            return Step::Sleep;
+        }
+        Step::Look(now)
+    }
+
+    /// Sleeps from now on: for a wait that has slept already.
+    pub(crate) fn exhaust(&mut self) {
+        if !matches!(self.wait, Wait::Spin) {
+            self.wait = Wait::Block;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{WAKE_NS_RANGE, learn, learned_wake_ns};
+
+    #[test]
+    fn a_lie_about_the_ringing_moves_what_is_learned_no_further_than_the_bounds() {
+        for rang_at in [0, 5, 11, u64::MAX] {
+            learn(rang_at, 4, 10);
+        }
+        for _ in 0..100 {
+            learn(1, 0, u64::MAX);
+        }
+        assert!(learned_wake_ns() <= *WAKE_NS_RANGE.end());
+        for _ in 0..100 {
+            learn(1, 0, 1);
+        }
+        assert!(learned_wake_ns() >= *WAKE_NS_RANGE.start());
+    }
+}

@@ -1,0 +1,532 @@
+//! The protocol under loom: each model asks one question of the code that ships, and each ordering
+//! and fence has a broken twin that must fail.
+//!
+//! A twin runs the same body on a platform that weakens one label. Every role runs in a spawned
+//! thread (loom keeps one last access per object, and the main thread's own would hide others),
+//! and where it matters in both spawn orders.
+
+use loom::thread::{JoinHandle, spawn};
+use rendez_ipc_core::client::{NEVER, SendError};
+use rendez_ipc_core::half::{Ours, Theirs};
+use rendez_ipc_core::model::{Model, SharedHalf, Sound, Twin, connection, expect_failure, explore};
+use rendez_ipc_core::notification::{Acknowledger, Poster};
+use rendez_ipc_core::platform::Label;
+use rendez_ipc_core::ring::{Buffer, Reader, Writer};
+use rendez_ipc_core::server::Found;
+use rendez_protocol::message::{Flags, Header};
+use rendez_protocol::status::{ConnectionState, Status, Why};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+macro_rules! twin {
+    ($name:ident) => {
+        #[derive(Debug)]
+        enum $name {}
+        impl Twin for $name {
+            const WEAK: Option<Label> = Some(Label::$name);
+        }
+    };
+}
+twin!(Turn);
+twin!(Freed);
+#[derive(Debug)]
+enum StatusWord {}
+impl Twin for StatusWord {
+    const WEAK: Option<Label> = Some(Label::Status);
+}
+twin!(Posted);
+twin!(PublishFence);
+twin!(SleepFence);
+twin!(TakeFence);
+twin!(WithdrawFence);
+twin!(PostFence);
+twin!(AcknowledgeFence);
+
+const HEADER: Header = Header { length: 0, flags: Flags::empty(), code: 7, room: 0, word: 0 };
+
+fn join(threads: impl IntoIterator<Item = JoinHandle<()>>) {
+    for thread in threads {
+        thread.join().expect("a role");
+    }
+}
+
+/// Spawns the two roles, the second first if `swapped`.
+fn both(
+    swapped: bool,
+    first: impl FnOnce() + 'static,
+    second: impl FnOnce() + 'static,
+) -> [JoinHandle<()>; 2] {
+    if swapped {
+        let second = spawn(second);
+        [spawn(first), second]
+    } else {
+        [spawn(first), spawn(second)]
+    }
+}
+
+fn ring<T: Twin>(
+    lines: usize,
+    area_lines: usize,
+) -> (Ours<Model<T>>, Theirs<Model<T>>, SharedHalf<T>, Writer, Reader) {
+    let half = SharedHalf::<T>::new(lines, area_lines);
+    let (ours, theirs) = (Ours::<Model<T>>::new(half.clone()), Theirs::<Model<T>>::new(half));
+    let (writer, reader) = (Writer::new(&ours), Reader::new(&theirs));
+    (ours, theirs, SharedHalf::<T>::new(lines, area_lines), writer, reader)
+}
+
+/// One message, published and consumed: is what is read what was written?
+fn publish<T: Twin>(swapped: bool) {
+    let (ours, theirs, _, mut writer, mut reader) = ring::<T>(1, 1);
+    join(both(
+        swapped,
+        move || {
+            writer.publish(&ours, HEADER, &[5; 80]);
+        },
+        move || {
+            let mut out = Buffer::new();
+            loop {
+                if let Some(header) = reader.peek(&theirs).expect("no fault") {
+                    reader.copy(&theirs, &header, &mut out);
+                    reader.advance(&header);
+                    break;
+                }
+                loom::thread::yield_now();
+            }
+            assert_eq!(out.as_slice(), [5; 80]);
+        },
+    ));
+}
+
+#[test]
+fn ring_publishes() {
+    explore(4, || publish::<Sound>(false));
+    explore(4, || publish::<Sound>(true));
+}
+
+#[test]
+fn ring_publishes_not_without_the_turn_ordering() {
+    expect_failure("the turn's ordering", || publish::<Turn>(false));
+}
+
+/// `messages` messages through a ring of `lines`: the writer meets the full edge, the reader the
+/// empty one, and lines are used again only when they were read.
+fn laps<T: Twin>(lines: usize, messages: u8, swapped: bool) {
+    let (ours, theirs, back, mut writer, mut reader) = ring::<T>(lines, 1);
+    // The reader says in a segment of its own what it has freed.
+    let (freed_ours, freed_theirs) = (Ours::<Model<T>>::new(back.clone()), Theirs::<Model<T>>::new(back));
+    join(both(
+        swapped,
+        move || {
+            for n in 0..messages {
+                while !writer.has_room(&freed_theirs, 1).expect("no fault") {
+                    loom::thread::yield_now();
+                }
+                writer.publish(&ours, HEADER, &[n]);
+            }
+        },
+        move || {
+            let mut out = Buffer::new();
+            let mut n = 0;
+            while n < messages {
+                if let Some(header) = reader.peek(&theirs).expect("no fault") {
+                    reader.copy(&theirs, &header, &mut out);
+                    assert_eq!(out.as_slice(), [n]);
+                    reader.advance(&header);
+                    freed_ours.publish_freed(&reader);
+                    n += 1;
+                } else {
+                    loom::thread::yield_now();
+                }
+            }
+        },
+    ));
+}
+
+#[test]
+fn ring_full_and_empty() {
+    explore(10, || laps::<Sound>(1, 2, false));
+    explore(10, || laps::<Sound>(2, 3, true));
+}
+
+#[test]
+fn ring_wraps() {
+    explore(10, || laps::<Sound>(1, 3, true));
+}
+
+#[test]
+fn ring_frees_not_without_the_freed_ordering() {
+    expect_failure("the ordering of freed", || laps::<Freed>(1, 2, false));
+}
+
+/// One send against a server that sleeps: is the wake-up lost in either direction? loom reports a
+/// lost one as a deadlock.
+fn exchange<T: Twin>(swapped: bool) {
+    let (mut client, mut server, _kernel) = connection::<T>(1, 1);
+    join(both(
+        swapped,
+        move || {
+            let mut reply = Buffer::new();
+            assert_eq!(client.send(1, &[1], 1, NEVER, &mut reply), Ok(Status::OK));
+            assert_eq!(reply.as_slice(), [2]);
+        },
+        move || {
+            let mut request = Buffer::new();
+            let taken = server.receive_blocking(&mut request);
+            server.port().reply(&taken, Status::OK, &[request[0] + 1]);
+        },
+    ));
+}
+
+#[test]
+fn wake_is_not_lost_either_way() {
+    explore(20, || exchange::<Sound>(false));
+    explore(20, || exchange::<Sound>(true));
+}
+
+#[test]
+fn wake_is_lost_without_the_writers_fence() {
+    expect_failure("the writer's fence", || exchange::<PublishFence>(false));
+}
+
+#[test]
+fn wake_is_lost_without_the_readers_fence() {
+    expect_failure("the reader's fence", || exchange::<SleepFence>(false));
+}
+
+/// Two requests through a ring of one line: the sender of the second waits for room.
+fn room<T: Twin>(swapped: bool) {
+    let (mut client, mut server, _kernel) = connection::<T>(1, 1);
+    join(both(
+        swapped,
+        move || {
+            let mut reply = Buffer::new();
+            for n in 0..2 {
+                let sent = client.begin_waiting(1, &[n], 0, NEVER).expect("room comes");
+                assert_eq!(client.wait(sent, &mut reply, NEVER), Ok(Status::OK));
+            }
+        },
+        move || {
+            let mut request = Buffer::new();
+            for n in 0..2 {
+                let taken = server.receive_blocking(&mut request);
+                assert_eq!(request.as_slice(), [n]);
+                server.port().reply(&taken, Status::OK, &[]);
+            }
+        },
+    ));
+}
+
+#[test]
+fn line_is_used_again_for_the_next_transaction() {
+    explore(20, || room::<Sound>(false));
+}
+
+/// A writer with a full ring sleeps; the reader frees a line and goes to sleep itself. Must the
+/// writer have been rung?
+#[test]
+fn wake_for_room() {
+    explore(20, || {
+        let (mut client, mut server, _kernel) = connection::<Sound>(1, 1);
+        let sender = spawn(move || {
+            let first = client.begin(1, &[0], 0, NEVER).expect("an empty ring");
+            let second = client.begin_waiting(1, &[1], 0, NEVER).expect("room comes");
+            let mut reply = Buffer::new();
+            assert_eq!(client.wait(first, &mut reply, NEVER), Ok(Status::OK));
+            assert_eq!(client.wait(second, &mut reply, NEVER), Ok(Status::OK));
+        });
+        let receiver = spawn(move || {
+            let mut request = Buffer::new();
+            for _ in 0..2 {
+                let taken = server.receive_blocking(&mut request);
+                server.port().reply(&taken, Status::OK, &[]);
+            }
+        });
+        join([sender, receiver]);
+    });
+}
+
+/// A deadline (or cancel) races with the server's taking: if the sender is told `NotDelivered`, the
+/// handler has not run.
+fn withdrawal<T: Twin>(swapped: bool) {
+    let (mut client, mut server, _kernel) = connection::<T>(1, 1);
+    // Not a loom atomic: it says what happened in this execution and orders nothing.
+    let ran = std::sync::Arc::new(AtomicU32::new(0));
+    let told = std::sync::Arc::new(AtomicU32::new(0));
+    let (ran_here, told_here) = (ran.clone(), told.clone());
+    let sent = client.begin(1, &[1], 0, NEVER).expect("an empty ring");
+    join(both(
+        swapped,
+        move || {
+            let outcome = client.withdraw(sent, Why::Deadline, &mut Buffer::new());
+            let told = match outcome {
+                Ok(_) => 1,
+                Err(SendError::NotDelivered { why: Why::Deadline }) => 2,
+                Err(SendError::Interrupted { why: Why::Deadline, .. }) => 3,
+                Err(other) => panic!("{other}"),
+            };
+            told_here.store(told, Ordering::Relaxed);
+        },
+        move || {
+            let mut request = Buffer::new();
+            if let Found::Message(taken) = server.receive(&mut request).expect("no fault") {
+                ran_here.store(1, Ordering::Relaxed);
+                server.port().reply(&taken, Status::OK, &[]);
+            }
+        },
+    ));
+    let (ran, told) = (ran.load(Ordering::Relaxed), told.load(Ordering::Relaxed));
+    assert!(told != 0);
+    assert!(!(told == 2 && ran == 1), "not delivered, and it ran");
+    assert!(!(told == 1 && ran == 0), "answered, and it did not run");
+}
+
+#[test]
+fn withdraw_against_take() {
+    explore(4, || withdrawal::<Sound>(false));
+    explore(4, || withdrawal::<Sound>(true));
+}
+
+#[test]
+fn withdraw_is_not_exact_without_the_takers_fence() {
+    expect_failure("the taker's fence", || withdrawal::<TakeFence>(false));
+}
+
+#[test]
+fn withdraw_is_not_exact_without_the_senders_fence() {
+    expect_failure("the sender's fence", || withdrawal::<WithdrawFence>(false));
+}
+
+/// A sender gives up a message that the server has taken; the late reply is dropped and counted,
+/// and the next transaction on the same line gets its own reply.
+#[test]
+fn late_reply_after_withdrawal() {
+    explore(4, || {
+        let (mut client, mut server, _kernel) = connection::<Sound>(2, 1);
+        let sent = client.begin(1, &[1], 0, NEVER).expect("an empty ring");
+        let sender = spawn(move || {
+            let mut out = Buffer::new();
+            let first = client.withdraw(sent, Why::Cancelled, &mut out);
+            assert_eq!(client.send(2, &[2], 1, NEVER, &mut out), Ok(Status::OK));
+            assert_eq!(out.as_slice(), [2], "the second reply for the second request");
+            let late = client.counts().late;
+            assert!(if first.is_ok() { late == 0 } else { late <= 1 });
+        });
+        let receiver = spawn(move || {
+            let mut request = Buffer::new();
+            loop {
+                let taken = server.receive_blocking(&mut request);
+                server.port().reply(&taken, Status::OK, &[request[0]][..taken.room_bytes().min(1)]);
+                if taken.operation == 2 {
+                    break;
+                }
+            }
+        });
+        join([sender, receiver]);
+    });
+}
+
+/// The server dies before taking, after taking, or after replying: the sender is told which.
+fn death<T: Twin>(takes: bool, replies: bool) {
+    let (mut client, mut server, kernel) = connection::<T>(1, 1);
+    let sent = client.begin(1, &[1], 0, NEVER).expect("an empty ring");
+    let sender = spawn(move || {
+        let outcome = client.wait(sent, &mut Buffer::new(), NEVER);
+        match (takes, replies) {
+            (_, true) => assert_eq!(outcome, Ok(Status::OK), "the last reply is in the ring"),
+            (true, false) => {
+                assert_eq!(outcome, Err(SendError::Interrupted { why: Why::Dead, generation: 1 }))
+            }
+            (false, false) => {
+                assert_eq!(outcome, Err(SendError::NotDelivered { why: Why::Dead }));
+            }
+        }
+    });
+    // The kernel's store is in the dying thread here: what stands between a death and the kernel's
+    // notice of it is Linux's, and only ever orders more.
+    let dying = spawn(move || {
+        if takes {
+            let Ok(Found::Message(taken)) = server.receive(&mut Buffer::new()) else {
+                panic!("the message was published before")
+            };
+            if replies {
+                server.port().reply(&taken, Status::OK, &[]);
+            }
+        }
+        core::mem::forget(server);
+        kernel.client.set::<T>(ConnectionState::Dead as u32);
+    });
+    join([sender, dying]);
+}
+
+#[test]
+fn server_dies_before_taking() {
+    explore(2, || death::<Sound>(false, false));
+}
+
+#[test]
+fn server_dies_after_taking() {
+    explore(2, || death::<Sound>(true, false));
+}
+
+#[test]
+fn server_dies_with_its_last_reply_in_the_ring() {
+    explore(2, || death::<Sound>(true, true));
+}
+
+#[test]
+fn death_is_misread_without_the_status_words_ordering() {
+    expect_failure("the status word's ordering", || death::<StatusWord>(true, false));
+}
+
+/// The connection is closed (revoked) by the kernel while a message is on its way to a living
+/// server: `NotDelivered` is exact here too.
+#[test]
+fn close_against_send() {
+    explore(4, || {
+        let (mut client, mut server, kernel) = connection::<Sound>(1, 1);
+        let ran = std::sync::Arc::new(AtomicU32::new(0));
+        let ran_here = ran.clone();
+        let told = std::sync::Arc::new(AtomicU32::new(0));
+        let told_here = told.clone();
+        let sent = client.begin(1, &[1], 0, NEVER).expect("an empty ring");
+        let sender = spawn(move || match client.wait(sent, &mut Buffer::new(), NEVER) {
+            Err(SendError::NotDelivered { why: Why::Revoked }) => {
+                told_here.store(1, Ordering::Relaxed)
+            }
+            Ok(_) | Err(SendError::Interrupted { why: Why::Revoked, .. }) => {}
+            Err(other) => panic!("{other}"),
+        });
+        let receiver = spawn(move || {
+            if let Ok(Found::Message(taken)) = server.receive(&mut Buffer::new()) {
+                ran_here.store(1, Ordering::Relaxed);
+                server.port().reply(&taken, Status::OK, &[]);
+            }
+        });
+        let revoking = spawn(move || {
+            kernel.client.set::<Sound>(ConnectionState::Revoked as u32);
+            kernel.server.set::<Sound>(ConnectionState::Revoked as u32);
+        });
+        join([sender, receiver, revoking]);
+        let (ran, told) = (ran.load(Ordering::Relaxed), told.load(Ordering::Relaxed));
+        assert!(!(told == 1 && ran == 1), "not delivered, and it ran");
+    });
+}
+
+/// Two notifications, the second possibly while the first is being acknowledged: whatever was
+/// posted is taken, and the data that it tells of is seen.
+fn notified<T: Twin>(swapped: bool) {
+    let (poster_half, reader_half) = (SharedHalf::<T>::new(1, 1), SharedHalf::<T>::new(1, 1));
+    let data = loom::sync::Arc::new(loom::sync::atomic::AtomicU32::new(0));
+    let data_here = data.clone();
+    let (p_ours, p_theirs) =
+        (Ours::<Model<T>>::new(poster_half.clone()), Theirs::<Model<T>>::new(reader_half.clone()));
+    let (r_ours, r_theirs) = (Ours::<Model<T>>::new(reader_half), Theirs::<Model<T>>::new(poster_half));
+    join(both(
+        swapped,
+        move || {
+            let mut poster = Poster::new();
+            for n in 1..=2 {
+                data.store(n, Ordering::Relaxed);
+                poster.post(&p_ours, &p_theirs, 1);
+            }
+        },
+        move || {
+            let mut reader = Acknowledger::new(u64::MAX);
+            let mut seen = 0;
+            while seen < 2 {
+                // A bit that is pending for ever would be looked at for ever: loom says so.
+                if reader.take(&r_ours, &r_theirs) != 0 {
+                    seen = data_here.load(Ordering::Relaxed);
+                    assert_ne!(seen, 0, "the bit came before its data");
+                } else {
+                    loom::thread::yield_now();
+                }
+            }
+        },
+    ));
+}
+
+#[test]
+fn notification_is_not_lost() {
+    explore(4, || notified::<Sound>(false));
+    explore(4, || notified::<Sound>(true));
+}
+
+#[test]
+fn notification_is_lost_without_the_posters_fence() {
+    expect_failure("the poster's fence", || notified::<PostFence>(false));
+}
+
+#[test]
+fn notification_is_lost_without_the_acknowledgers_fence() {
+    expect_failure("the acknowledger's fence", || notified::<AcknowledgeFence>(false));
+}
+
+#[test]
+fn notification_comes_before_its_data_without_the_ordering_of_posted() {
+    expect_failure("the ordering of posted", || {
+        let (poster_half, reader_half) =
+            (SharedHalf::<Posted>::new(1, 1), SharedHalf::<Posted>::new(1, 1));
+        let data = loom::sync::Arc::new(loom::sync::atomic::AtomicU32::new(0));
+        let data_here = data.clone();
+        let (p_ours, p_theirs) =
+            (Ours::<Model<Posted>>::new(poster_half.clone()), Theirs::<Model<Posted>>::new(reader_half.clone()));
+        let (r_ours, r_theirs) =
+            (Ours::<Model<Posted>>::new(reader_half), Theirs::<Model<Posted>>::new(poster_half));
+        join(both(
+            false,
+            move || {
+                let mut poster = Poster::new();
+                data.store(1, Ordering::Relaxed);
+                poster.post(&p_ours, &p_theirs, 1);
+            },
+            move || {
+                if Acknowledger::new(1).take(&r_ours, &r_theirs) != 0 {
+                    assert_eq!(data_here.load(Ordering::Relaxed), 1);
+                }
+            },
+        ));
+    });
+}
+
+/// Two threads of a server post different bits while the client takes them: neither is lost.
+#[test]
+fn notification_two_posters() {
+    explore(4, || {
+        let (mut client, server, _kernel) = connection::<Sound>(1, 1);
+        let port = server.port().clone();
+        let other = server.port().clone();
+        let taking = spawn(move || {
+            let mut bits = 0;
+            while bits != 3 {
+                bits |= client.wait_notifications(NEVER).expect("an open connection");
+            }
+        });
+        let first = spawn(move || port.post(1));
+        let second = spawn(move || other.post(2));
+        join([taking, first, second]);
+    });
+}
+
+/// Two threads reply to two transactions: both replies arrive, each at its own.
+#[test]
+fn reply_from_another_thread() {
+    explore(4, || {
+        let (mut client, mut server, _kernel) = connection::<Sound>(2, 1);
+        let first = client.begin(1, &[1], 1, NEVER).expect("an empty ring");
+        let second = client.begin(1, &[2], 1, NEVER).expect("a line is free");
+        let mut request = Buffer::new();
+        let a = server.receive_blocking(&mut request);
+        let b = server.receive_blocking(&mut request);
+        let (one, two) = (server.port().clone(), server.port().clone());
+        let replying = spawn(move || one.reply(&a, Status::OK, &[1]));
+        let also = spawn(move || two.reply(&b, Status::OK, &[2]));
+        let sending = spawn(move || {
+            let mut reply = Buffer::new();
+            assert_eq!(client.wait(second, &mut reply, NEVER), Ok(Status::OK));
+            assert_eq!(reply.as_slice(), [2]);
+            assert_eq!(client.wait(first, &mut reply, NEVER), Ok(Status::OK));
+            assert_eq!(reply.as_slice(), [1]);
+        });
+        join([replying, also, sending]);
+    });
+}
