@@ -27,6 +27,10 @@ const PATIENCE: u32 = 4;
 /// A round trip that takes longer counts as one that takes this long, in nanoseconds: a minute.
 const LONGEST_NS: u64 = 60_000_000_000;
 
+/// Said in every report of such a build.
+const UNOPTIMISED: &str = "built without optimisation: the floor is too slow, and ratios to it mean \
+                           nothing; build with --release";
+
 /// Most round trips in one block.
 const MOST: u32 = 1 << 22;
 
@@ -68,6 +72,9 @@ pub(crate) fn measure_all(
 ) -> Result<Report, Error> {
     let cpus = machine::choose_cpus();
     let mut notes = Vec::new();
+    if cfg!(debug_assertions) {
+        notes.push(UNOPTIMISED.to_owned());
+    }
     let clock_cost_ns = recorder::clock_cost_ns();
     let watchdog = Watchdog::new()?;
     let pinned = Pinned::to(cpus.first().copied().unwrap_or(0));

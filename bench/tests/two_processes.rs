@@ -4,7 +4,7 @@
 use std::env;
 use std::process::{Command, ExitCode, Stdio};
 
-use rendez_bench::{Error, Mechanism, Options, PARTNER, mechanism};
+use rendez_bench::{Error, Options, PARTNER, mechanism};
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
