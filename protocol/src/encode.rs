@@ -45,11 +45,19 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
 /// # Errors
 /// [`DecodeError`] if the bytes are too few, too many, or not such a value.
 pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, DecodeError> {
-    match postcard::take_from_bytes(bytes) {
-        Ok((value, [])) => Ok(value),
-        Ok((_, rest)) => Err(DecodeError::Trailing { extra: rest.len() }),
-        Err(cause) => Err(DecodeError::Malformed { length: bytes.len(), cause }),
+    match decode_first(bytes)? {
+        (value, []) => Ok(value),
+        (_, rest) => Err(DecodeError::Trailing { extra: rest.len() }),
     }
+}
+
+/// The value at the start of `bytes`, and the raw bytes after it.
+///
+/// # Errors
+/// [`DecodeError::Malformed`] if the bytes are too few or do not begin with such a value.
+pub fn decode_first<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), DecodeError> {
+    postcard::take_from_bytes(bytes)
+        .map_err(|cause| DecodeError::Malformed { length: bytes.len(), cause })
 }
 
 /// As many of `entries` as fit a reply of `room` bytes that holds them and a flag, and whether
