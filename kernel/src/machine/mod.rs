@@ -1,38 +1,146 @@
 //! The kernel's logic, pure: *(state, who, request) → (state, effects)*.
+//!
+//! Nothing here does I/O, reads a clock, waits or draws lots. A [`Machine`] is told what tasks ask
+//! and what became of earlier effects, and says, as a list of [`Effect`]s, what must happen now and
+//! in which order. So every rule can be tested without a process, and a run can be repeated from
+//! the list of its requests.
+//!
+//! # What there is
+//!
+//! | file | object |
+//! |---|---|
+//! | `task` | tasks: made, admitted, greeted, dead |
+//! | `space` | capability spaces: mint, move, delete, revoke, inspect |
+//! | `tree` | the derivation tree, in which all capabilities hang |
+//! | `endpoint` | endpoints: their one receiver, and the connects that wait for it |
+//! | `connection` | connections: made in steps, ended in one |
+//! | `ticket` | capabilities in escrow, on their way over a connection |
+//! | `watch` | who is told of whose death |
+//! | `front_door` | what those are given who were not started by anybody here |
+//! | `table` | ids with generations |
+//! | `check` | everything that must hold between two requests |
+//!
+//! # Who holds what
+//!
+//! A *node* of the tree is owned by exactly one place, its *holder*: a slot, a ticket, the front
+//! door, a connect that waits, or an end of a connection. The first three are capabilities; they
+//! are counted at their object, so that an endpoint knows whether anybody can still receive from it
+//! or send to it, and is gone when nobody can name it. The other two are what was made with a
+//! capability, and hang below it so that a revocation finds them.
+//!
+//! A task is found by its id alone. When it dies it leaves the table first; whatever then speaks of
+//! it finds nobody, and nothing is ever answered to the dead.
+//!
+//! # A connection, step by step
+//!
+//! | phase | it waits for | next |
+//! |---|---|---|
+//! | `ClientMaps` | the client's `Mapped` | the shell seals the client's segment |
+//! | `ClientSeals` | the shell | the server is told: `Incoming` |
+//! | `ServerMaps` | the server's `Mapped` | the shell seals the server's segment |
+//! | `ServerSeals` | the shell | the server hears `Done`, the client `Connected` |
+//! | `Open` | | |
+//!
+//! The server knows nothing of a connection before `Incoming`, and cannot name it. Whatever ends a
+//! connection, at whatever phase, ends it completely: status words first, then those who wait for
+//! it are answered, then whoever knew of it and did not ask for its end is told. Its tickets die
+//! with it: what was minted for them is gone, what was moved is back in its slot.
+//!
+//! # Bounds
+//!
+//! A request costs a time bounded by quotas: most cost a look-up, some a walk over a part of one
+//! capability's descendants, a death a walk over what the task held. Nothing recurses on a
+//! structure whose depth a task can choose. Nothing that a task says is used as an index, and no
+//! arithmetic on it can overflow; the lints below see to that.
 
-#![allow(unused_variables, clippy::needless_pass_by_ref_mut)]
+#![warn(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects)
+)]
 
-use crate::effect::{Effect, Side};
+mod check;
+mod connection;
+mod endpoint;
+mod front_door;
+mod space;
+mod table;
+mod task;
+#[cfg(test)]
+mod tests;
+mod ticket;
+mod tree;
+mod watch;
+
+use crate::effect::{Attach, Effect, Side};
 use crate::quota::Quotas;
-use rendez_protocol::kernel::{Credentials, Hello, KernelError, Request};
-use rendez_protocol::{ConnectionId, TaskId};
+use connection::{Connection, Wanted};
+use endpoint::Endpoint;
+use front_door::FrontDoor;
+use rendez_protocol::kernel::{Answer, Credentials, Event, Hello, KernelError, Request};
+use rendez_protocol::{ConnectionId, ObjectId, TaskId, Ticket, limit};
+use std::collections::BTreeMap;
+use table::Table;
+use task::Task;
+use ticket::Escrow;
+use tree::Tree;
 
 /// Everything that the kernel knows.
 #[derive(Debug)]
 pub struct Machine {
     quotas: Quotas,
+    tasks: Table<TaskId, Task>,
+    endpoints: BTreeMap<ObjectId, Endpoint>,
+    tree: Tree,
+    connections: Table<ConnectionId, Connection>,
+    escrow: BTreeMap<Ticket, Escrow>,
+    front_door: FrontDoor,
+    /// Objects, tickets and connects that waited, so far: identities that are never used again.
+    numbered: u64,
+    /// What the request under way has caused.
+    effects: Vec<Effect>,
 }
+
+/// What a request comes to: an answer now, or `None` if it has been given or will be.
+type Reply = Result<Option<Answer>, KernelError>;
 
 impl Machine {
     /// A system without tasks, but for the kernel's own, [`TaskId::KERNEL`].
     #[must_use]
     pub fn new(quotas: Quotas) -> Self {
-        Self { quotas }
+        let mut machine = Self {
+            quotas,
+            tasks: Table::default(),
+            endpoints: BTreeMap::new(),
+            tree: Tree::default(),
+            connections: Table::default(),
+            escrow: BTreeMap::new(),
+            front_door: FrontDoor::default(),
+            numbered: 0,
+            effects: Vec::new(),
+        };
+        let own = machine.insert_task("kernel", None);
+        debug_assert_eq!(own, TaskId::KERNEL);
+        machine
     }
 
     /// Makes the first task: one that has not started and is given a capability named `kernel`, to
-    /// the kernel's own task, with all rights. Emits [`Effect::MakeTask`].
+    /// the kernel's own task, with all rights that there are to it. Emits [`Effect::MakeTask`].
     pub fn create_first(&mut self, name: &str, effects: &mut Vec<Effect>) -> TaskId {
-        TaskId::KERNEL
+        let id = self.first_task(name);
+        effects.append(&mut self.effects);
+        id
     }
 
-    /// Lets a process in that came through the front door. `own_uid`: it has the system's uid and
-    /// is given what [`Request::FrontDoor`] said; anybody else gets nothing but a capability to
+    /// Lets a process in that came through the front door. With the system's own uid (`own_uid`)
+    /// it is given what [`Request::FrontDoor`] said; anybody else gets nothing but a capability to
     /// itself. It must still say [`Hello`] ([`Machine::hello`]).
     ///
+    /// `name` is for people, and may be what the process says of itself: what does not belong into
+    /// a name is replaced.
+    ///
     /// # Errors
-    /// [`KernelError::Quota`] if there are too many tasks, [`KernelError::BadValue`] for a name
-    /// that is none.
+    /// [`KernelError::Quota`] if there are too many tasks.
     pub fn admit(
         &mut self,
         name: &str,
@@ -40,7 +148,9 @@ impl Machine {
         own_uid: bool,
         effects: &mut Vec<Effect>,
     ) -> Result<TaskId, KernelError> {
-        Ok(TaskId::KERNEL)
+        let admitted = self.admit_task(name, credentials, own_uid);
+        effects.append(&mut self.effects);
+        admitted
     }
 
     /// A task has announced itself, with these credentials of its process.
@@ -55,9 +165,16 @@ impl Machine {
         credentials: Credentials,
         effects: &mut Vec<Effect>,
     ) {
+        let attach = vec![Attach::StatusSegment(who), Attach::TaskPage(who)];
+        match self.greet(who, hello, credentials) {
+            Ok(welcome) => self.answer_with(who, transaction, welcome, attach),
+            Err(error) => self.answer(who, transaction, Err(error)),
+        }
+        effects.append(&mut self.effects);
     }
 
-    /// A task asks for something.
+    /// A task asks for something. It gets one answer, now or, while it lives, later; a `Cancel`
+    /// gets none.
     pub fn handle(
         &mut self,
         who: TaskId,
@@ -65,6 +182,14 @@ impl Machine {
         request: Request,
         effects: &mut Vec<Effect>,
     ) {
+        if who != TaskId::KERNEL {
+            match self.dispatch(who, transaction, request) {
+                Ok(None) => {}
+                Ok(Some(answer)) => self.answer(who, transaction, Ok(answer)),
+                Err(error) => self.answer(who, transaction, Err(error)),
+            }
+        }
+        effects.append(&mut self.effects);
     }
 
     /// The outcome of [`Effect::Seal`]. An error ends the connection with `Protocol` for both ends.
@@ -75,38 +200,133 @@ impl Machine {
         result: Result<(), KernelError>,
         effects: &mut Vec<Effect>,
     ) {
+        self.seal_done(connection, side, result);
+        effects.append(&mut self.effects);
     }
 
     /// A task is dead: its pidfd or its socket said so, or the shell gave up on it. Idempotent.
-    pub fn died(&mut self, who: TaskId, effects: &mut Vec<Effect>) {}
+    pub fn died(&mut self, who: TaskId, effects: &mut Vec<Effect>) {
+        if who != TaskId::KERNEL {
+            self.bury(who);
+        }
+        effects.append(&mut self.effects);
+    }
 
-    /// Whether `who` is a task that has not died.
+    /// Whether `who` is a task that has not died. The kernel's own always lives.
     #[must_use]
     pub fn is_alive(&self, who: TaskId) -> bool {
-        false
+        self.tasks.contains(who)
     }
 
     /// A living task's name.
     #[must_use]
     pub fn name(&self, who: TaskId) -> Option<&str> {
-        None
+        self.tasks.get(who).map(|task| task.name.as_str())
     }
 
     /// All living tasks but the kernel's own.
     pub fn tasks(&self) -> impl Iterator<Item = TaskId> + '_ {
-        core::iter::empty()
+        self.tasks.iter().map(|(id, _)| id).filter(|id| *id != TaskId::KERNEL)
     }
 
     /// The connection whose word in `task`'s status segment has index `status_index`, and the task
-    /// at its other end (`None` in between means that nobody has that index now).
+    /// at its other end. `None` if nothing has that index now.
     #[must_use]
     pub fn connection_at(&self, task: TaskId, status_index: u32) -> Option<(ConnectionId, TaskId)> {
-        None
+        let (id, side) = *self.tasks.get(task)?.connections.get(&status_index)?;
+        Some((id, self.connections.get(id)?.end(side.other()).task))
     }
 
-    /// Checks everything that must hold between two requests. For tests.
-    ///
-    /// # Panics
-    /// If something does not hold.
-    pub fn check(&self) {}
+    fn dispatch(&mut self, who: TaskId, transaction: u64, request: Request) -> Reply {
+        let Some(task) = self.tasks.get(who) else { return Ok(None) };
+        if let Request::Cancel { transaction } = request {
+            self.cancel(who, transaction);
+            return Ok(None);
+        }
+        if !task.is_greeted() {
+            return Err(KernelError::Order("the first frame must be a Hello".into()));
+        }
+        if task.waits.contains_key(&transaction) {
+            let text = format!("transaction {transaction} has not been answered yet");
+            return Err(KernelError::Order(text));
+        }
+        match request {
+            Request::PageMapped => self.page_mapped(who, transaction),
+            Request::CreateEndpoint => self.create_endpoint(who),
+            Request::CreateTask { name, give } => self.create_task(who, transaction, &name, &give),
+            Request::Mint { slot, rights, badge } => self.mint(who, slot, rights, badge),
+            Request::Move { slot } => self.relocate(who, slot),
+            Request::Delete { slot } => self.delete(who, slot),
+            Request::Revoke { slot } => self.revoke(who, slot),
+            Request::Inspect { slot } => self.inspect(who, slot),
+            Request::Offer { connection, items } => self.offer(who, connection, &items),
+            Request::Accept { connection, ticket } => self.accept(who, connection, ticket),
+            Request::Watch { slot } => self.watch(who, transaction, slot),
+            Request::Serve { slot, interface } => self.serve(who, transaction, slot, interface),
+            Request::Connect { slot, interface, requests, replies, doorbell } => {
+                let wanted = Wanted { interface, requests, replies, doorbell };
+                self.connect(who, transaction, slot, wanted)
+            }
+            Request::Mapped { connection, doorbell } => {
+                self.mapped(who, transaction, connection, doorbell)
+            }
+            Request::Disconnect { connection, why } => self.disconnect(who, connection, why),
+            Request::Cancel { .. } => Ok(None),
+            Request::Kill { slot, signal } => self.kill(who, transaction, slot, signal),
+            Request::List { slot } => self.list(who, transaction, slot),
+            Request::FrontDoor { slot, give } => self.set_front_door(who, slot, &give),
+        }
+    }
+
+    /// A number that was never used before.
+    fn number(&mut self) -> u64 {
+        self.numbered = self.numbered.wrapping_add(1);
+        self.numbered
+    }
+
+    fn answer(&mut self, to: TaskId, transaction: u64, result: Result<Answer, KernelError>) {
+        self.answer_with(to, transaction, result.unwrap_or_else(Answer::Error), Vec::new());
+    }
+
+    fn answer_with(&mut self, to: TaskId, transaction: u64, answer: Answer, attach: Vec<Attach>) {
+        if self.tasks.contains(to) {
+            self.effects.push(Effect::Answer { to, transaction, answer, attach });
+        }
+    }
+
+    fn tell(&mut self, to: TaskId, event: Event, attach: Vec<Attach>) {
+        if self.tasks.contains(to) {
+            self.effects.push(Effect::Event { to, event, attach });
+        }
+    }
+
+    fn set_status(&mut self, task: TaskId, index: u32, word: u32) {
+        if self.tasks.contains(task) {
+            self.effects.push(Effect::Status { task, index, word });
+        }
+    }
+}
+
+/// Whether `text` can be the name of something.
+fn label(what: &str, text: &str) -> Result<(), KernelError> {
+    if (1..=limit::LABEL_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control) {
+        return Ok(());
+    }
+    Err(KernelError::BadValue {
+        what: format!("the length of {what}, in bytes,"),
+        value: text.len() as u64,
+        allowed: format!("1 to {}, without control characters", limit::LABEL_BYTES_MAX),
+    })
+}
+
+/// Whether a list of `length` elements is within `most`.
+fn bounded(what: &str, length: usize, least: usize, most: usize) -> Result<(), KernelError> {
+    if (least..=most).contains(&length) {
+        return Ok(());
+    }
+    Err(KernelError::BadValue {
+        what: what.into(),
+        value: length as u64,
+        allowed: format!("{least} to {most}"),
+    })
 }

@@ -1,0 +1,266 @@
+//! Everything that must hold between two requests.
+//!
+//! What the machine keeps twice, because it is looked up from two sides, is compared; what it
+//! counts is counted again.
+
+use super::Machine;
+use super::connection::Phase;
+use super::endpoint::Wait;
+use super::space::Cell;
+use super::task::{Task, Words};
+use super::tree::{Holder, Object};
+use crate::effect::Side;
+use crate::quota::Count;
+use rendez_protocol::kernel::Travel;
+use rendez_protocol::{Rights, TaskId};
+use std::collections::BTreeSet;
+
+impl Machine {
+    /// Checks everything that must hold between two requests. For tests.
+    ///
+    /// # Panics
+    /// If something does not hold.
+    pub fn check(&self) {
+        assert!(self.effects.is_empty(), "effects were left behind");
+        self.tree.check();
+        self.check_holders();
+        for (id, task) in self.tasks.iter() {
+            self.check_task(id, task);
+        }
+        self.check_endpoints();
+        self.check_connections();
+        self.check_escrow();
+    }
+
+    /// Every node lies where it says, and there only.
+    fn check_holders(&self) {
+        for (id, node) in self.tree.iter() {
+            match node.holder {
+                Holder::Slot(who, slot) => {
+                    let cell = self.tasks.get(who).and_then(|task| task.space.get(slot));
+                    assert_eq!(cell, Some(&Cell::Held(id)), "{who} does not hold {node:?}");
+                }
+                Holder::Ticket(ticket) => {
+                    let items = self.escrow.get(&ticket).map(|escrow| &escrow.items);
+                    let found = items.is_some_and(|items| items.iter().any(|it| it.node == id));
+                    assert!(found, "{node:?} is not in escrow");
+                }
+                Holder::FrontDoor => {
+                    let found = self.front_door.given.iter().any(|(_, kept)| *kept == id);
+                    assert!(found, "{node:?} is not at the front door");
+                }
+                Holder::Parked(endpoint, number) => {
+                    let parked =
+                        self.endpoints.get(&endpoint).and_then(|it| it.parked.get(&number));
+                    assert_eq!(parked.map(|it| it.node), Some(id), "{node:?} does not wait");
+                }
+                Holder::End(connection, side) => {
+                    let end = self.connections.get(connection).map(|it| it.end(side).node);
+                    assert_eq!(end, Some(id), "{node:?} is no end of its connection");
+                }
+            }
+            if node.watches {
+                assert!(matches!(node.holder, Holder::Slot(..)), "{node:?} watches from nowhere");
+            }
+        }
+        for (name, id) in &self.front_door.given {
+            let holder = self.tree.get(*id).map(|node| node.holder);
+            assert_eq!(holder, Some(Holder::FrontDoor), "{name} is not kept");
+        }
+    }
+
+    fn check_task(&self, id: TaskId, task: &Task) {
+        let mut watches: u64 = 0;
+        for (slot, cell) in task.space.iter() {
+            match cell {
+                Cell::Held(node) => {
+                    let node = self.tree.get(*node).copied();
+                    assert_eq!(node.map(|node| node.holder), Some(Holder::Slot(id, slot)));
+                    watches = watches.saturating_add(node.is_some_and(|node| node.watches).into());
+                }
+                Cell::Reserved => {
+                    let moved = self
+                        .escrow
+                        .values()
+                        .filter(|escrow| escrow.offerer == id)
+                        .flat_map(|escrow| &escrow.items)
+                        .filter(|item| item.travel == Travel::Move && item.slot == slot)
+                        .count();
+                    assert_eq!(moved, 1, "{slot} of {id} is reserved for nothing");
+                }
+            }
+        }
+        let offered = || self.escrow.values().filter(|escrow| escrow.offerer == id);
+        let minted = offered()
+            .flat_map(|escrow| &escrow.items)
+            .filter(|item| item.travel == Travel::Mint)
+            .count();
+        counted(task.capabilities, task.space.len().saturating_add(minted), "capabilities");
+        counted(task.tickets, offered().count(), "tickets");
+        counted(task.watches, usize::try_from(watches).unwrap_or(usize::MAX), "watches");
+        let made = self.endpoints.values().filter(|endpoint| endpoint.maker == id).count();
+        counted(task.endpoints, made, "endpoints");
+
+        let ends = |side: Side| task.connections.values().filter(move |(_, it)| *it == side);
+        counted(task.client_connections, ends(Side::Client).count(), "connections of a client");
+        counted(task.server_connections, ends(Side::Server).count(), "connections of a server");
+        let bytes: u64 = ends(Side::Client)
+            .filter_map(|(id, _)| self.connections.get(*id))
+            .map(|connection| connection.bytes())
+            .sum();
+        assert_eq!(task.segment_bytes.get(), bytes, "bytes of {id}");
+
+        let quotas = &self.quotas;
+        let within = [
+            (task.capabilities.get(), quotas.capabilities.into()),
+            (task.tickets.get(), quotas.tickets.into()),
+            (task.watches.get(), quotas.watches.into()),
+            (task.endpoints.get(), quotas.endpoints.into()),
+            (task.client_connections.get(), quotas.client_connections.into()),
+            (task.server_connections.get(), quotas.server_connections.into()),
+            (task.segment_bytes.get(), quotas.segment_bytes),
+        ];
+        assert!(within.iter().all(|(used, limit)| used <= limit), "{id} is over quota");
+
+        let used: BTreeSet<u32> = task.connections.keys().copied().collect();
+        let free: BTreeSet<u32> = task.words.used.iter().copied().collect();
+        assert_eq!(free.len(), task.words.used.len(), "a status word is free twice");
+        assert!(used.is_disjoint(&free), "a status word is both free and used");
+        assert_eq!(
+            used.len().saturating_add(task.words.free()),
+            Words::ALL as usize,
+            "status words of {id}"
+        );
+        assert!(used.iter().chain(&free).all(|index| (1..task.words.fresh).contains(index)));
+
+        for (transaction, wait) in &task.waits {
+            let holds = match wait {
+                Wait::Connect(endpoint, number) => {
+                    let parked = self.endpoints.get(endpoint).and_then(|it| it.parked.get(number));
+                    parked.is_some_and(|it| it.client == id && it.transaction == *transaction)
+                }
+                Wait::Mapped(connection) => {
+                    self.connections.get(*connection).is_some_and(|connection| {
+                        connection.client.task == id
+                            && matches!(
+                                connection.phase,
+                                Phase::ClientSeals { client }
+                                | Phase::ServerMaps { client }
+                                | Phase::ServerSeals { client, .. } if client == *transaction
+                            )
+                    })
+                }
+            };
+            assert!(holds, "transaction {transaction} of {id} waits for nothing");
+        }
+        for endpoint in &task.serves {
+            let receiver = self.endpoints.get(endpoint).and_then(|it| it.receiver.as_ref());
+            assert_eq!(receiver.map(|it| it.task), Some(id), "{id} does not serve {endpoint:?}");
+        }
+        for child in &task.children {
+            assert_eq!(self.tasks.get(*child).map(|child| child.parent), Some(Some(id)));
+        }
+        for watcher in &task.watchers {
+            let node = self.tree.get(*watcher);
+            assert!(node.is_some_and(|node| {
+                node.watches && matches!(node.object, Object::Task { task, .. } if task == id)
+            }));
+        }
+    }
+
+    fn check_endpoints(&self) {
+        for (id, endpoint) in &self.endpoints {
+            let nodes = || {
+                let named = |node: &Object| *node == Object::Endpoint(*id);
+                self.tree
+                    .iter()
+                    .filter(move |(_, it)| named(&it.object) && it.holder.is_capability())
+            };
+            let with = |right: Rights| nodes().filter(|(_, it)| it.rights.contains(right)).count();
+            counted(endpoint.capabilities, nodes().count(), "capabilities to an endpoint");
+            counted(endpoint.receivers, with(Rights::RECEIVE), "capabilities with RECEIVE");
+            counted(endpoint.senders, with(Rights::SEND), "capabilities with SEND");
+            assert!(!endpoint.capabilities.is_zero(), "{id:?} lives without capabilities");
+            let watchers: BTreeSet<_> =
+                nodes().filter(|(_, it)| it.watches).map(|(id, _)| id).collect();
+            assert_eq!(endpoint.watchers, watchers, "watchers of {id:?}");
+
+            if let Some(receiver) = &endpoint.receiver {
+                let node = self.tree.get(receiver.node);
+                assert!(
+                    node.is_some_and(|node| {
+                        matches!(node.holder, Holder::Slot(who, _) if who == receiver.task)
+                            && node.object == Object::Endpoint(*id)
+                            && node.rights.contains(Rights::RECEIVE)
+                    }),
+                    "the receiver of {id:?} may not receive"
+                );
+                let task = self.tasks.get(receiver.task);
+                assert!(task.is_some_and(|task| task.serves.contains(id)));
+                assert!(endpoint.parked.is_empty(), "connects wait for a receiver that is there");
+            }
+            if endpoint.receivers.is_zero() {
+                assert!(endpoint.parked.is_empty(), "connects wait for nobody");
+            }
+            for (number, parked) in &endpoint.parked {
+                let task = self.tasks.get(parked.client);
+                let wait = task.and_then(|task| task.waits.get(&parked.transaction));
+                assert_eq!(wait, Some(&Wait::Connect(*id, *number)));
+                let node = self.tree.get(parked.node).map(|node| node.holder);
+                assert_eq!(node, Some(Holder::Parked(*id, *number)));
+            }
+        }
+    }
+
+    fn check_connections(&self) {
+        for (id, connection) in self.connections.iter() {
+            for side in [Side::Client, Side::Server] {
+                let end = connection.end(side);
+                let task = self.tasks.get(end.task);
+                let known = task.and_then(|task| task.connections.get(&end.index));
+                assert_eq!(known, Some(&(id, side)), "{id} is unknown at its {side:?} end");
+                let node = self.tree.get(end.node).map(|node| node.holder);
+                assert_eq!(node, Some(Holder::End(id, side)));
+                let other = connection.end(side.other()).task;
+                assert_eq!(self.connection_at(end.task, end.index), Some((id, other)));
+            }
+            let waits = match connection.phase {
+                Phase::ClientMaps | Phase::Open => None,
+                Phase::ClientSeals { client }
+                | Phase::ServerMaps { client }
+                | Phase::ServerSeals { client, .. } => Some(client),
+            };
+            if let Some(transaction) = waits {
+                let task = self.tasks.get(connection.client.task);
+                let wait = task.and_then(|task| task.waits.get(&transaction));
+                assert_eq!(wait, Some(&Wait::Mapped(id)), "nobody waits for {id}");
+            }
+            for ticket in &connection.tickets {
+                let escrow = self.escrow.get(ticket).map(|escrow| escrow.connection);
+                assert_eq!(escrow, Some(id));
+            }
+        }
+        for (id, task) in self.tasks.iter() {
+            for (index, (connection, side)) in &task.connections {
+                let end = self.connections.get(*connection).map(|it| it.end(*side));
+                assert_eq!(end.map(|end| (end.task, end.index)), Some((id, *index)));
+            }
+        }
+    }
+
+    fn check_escrow(&self) {
+        for (ticket, escrow) in &self.escrow {
+            let connection = self.connections.get(escrow.connection);
+            assert!(connection.is_some_and(|it| it.tickets.contains(ticket)));
+            assert!(self.tasks.contains(escrow.offerer), "{ticket:?} was offered by nobody");
+            for item in &escrow.items {
+                let holder = self.tree.get(item.node).map(|node| node.holder);
+                assert_eq!(holder, Some(Holder::Ticket(*ticket)));
+            }
+        }
+    }
+}
+
+fn counted(count: Count, found: usize, what: &str) {
+    assert_eq!(count.get(), found as u64, "{what} were miscounted");
+}

@@ -1,0 +1,299 @@
+//! Endpoints: one receiver at a time, and the connects that wait for the next one.
+//!
+//! An endpoint lives while a capability to it exists, wherever that lies, and outlives its
+//! receivers: a restarted server takes it back, and clients' capabilities stay good. Who may receive
+//! is decided by capabilities alone; the receiver is bound to the one that it served with, and stops
+//! when that leaves its space.
+
+use super::connection::Wanted;
+use super::tree::{Holder, Node, NodeId, Object};
+use super::{Machine, Reply, label};
+use crate::effect::Side;
+use crate::quota::Count;
+use rendez_protocol::kernel::{Answer, Event, Fate, KernelError, ObjectKind};
+use rendez_protocol::{ConnectionId, Interface, ObjectId, Rights, Slot, TaskId, Why};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// All rights that there are to an endpoint.
+pub(super) const ENDPOINT_RIGHTS: Rights = Rights::SEND
+    .union(Rights::RECEIVE)
+    .union(Rights::MINT)
+    .union(Rights::GRANT)
+    .union(Rights::WATCH)
+    .union(Rights::INSPECT)
+    .union(Rights::SERVER_MASK);
+
+/// One endpoint.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    /// On whose quota it is, while that lives.
+    pub(super) maker: TaskId,
+    /// Capabilities to it.
+    pub(super) capabilities: Count,
+    /// Those with RECEIVE.
+    pub(super) receivers: Count,
+    /// Those with SEND.
+    pub(super) senders: Count,
+    pub(super) receiver: Option<Receiver>,
+    /// How many receivers it has had.
+    pub(super) generation: u32,
+    /// Connects that wait, in the order in which they came.
+    pub(super) parked: BTreeMap<u64, Parked>,
+    /// Capabilities with which it is watched.
+    pub(super) watchers: BTreeSet<NodeId>,
+}
+
+/// Who receives.
+#[derive(Clone, Debug)]
+pub(super) struct Receiver {
+    pub(super) task: TaskId,
+    /// By virtue of which capability.
+    pub(super) node: NodeId,
+    pub(super) interface: Option<Interface>,
+}
+
+/// A connect that waits for a receiver.
+#[derive(Clone, Debug)]
+pub(super) struct Parked {
+    pub(super) client: TaskId,
+    pub(super) transaction: u64,
+    pub(super) slot: Slot,
+    /// Its node below the capability that it was made with.
+    pub(super) node: NodeId,
+    pub(super) wanted: Wanted,
+}
+
+/// What a request that has not been answered waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// A connect: a receiver of this endpoint; its number in the queue.
+    Connect(ObjectId, u64),
+    /// A client's `Mapped`: the completion of this connection.
+    Mapped(ConnectionId),
+}
+
+impl Machine {
+    /// Makes an endpoint.
+    pub(super) fn create_endpoint(&mut self, who: TaskId) -> Reply {
+        self.space_for(who, 1)?;
+        let limit = self.quotas.endpoints;
+        let id = ObjectId(self.number());
+        let Some(task) = self.tasks.get_mut(who) else { return Ok(None) };
+        task.endpoints.admits(1, limit, "endpoints of a task")?;
+        task.endpoints.add(1);
+        self.endpoints.insert(
+            id,
+            Endpoint {
+                maker: who,
+                capabilities: Count::default(),
+                receivers: Count::default(),
+                senders: Count::default(),
+                receiver: None,
+                generation: 0,
+                parked: BTreeMap::new(),
+                watchers: BTreeSet::new(),
+            },
+        );
+        let object = Object::Endpoint(id);
+        Ok(Some(Answer::Slot(self.place(who, None, object, ENDPOINT_RIGHTS, 0)?)))
+    }
+
+    /// Makes a task an endpoint's receiver. Needs RECEIVE.
+    pub(super) fn serve(
+        &mut self,
+        who: TaskId,
+        transaction: u64,
+        slot: Slot,
+        interface: Option<Interface>,
+    ) -> Reply {
+        let (node, capability) =
+            self.capability_to(who, slot, ObjectKind::Endpoint, Rights::RECEIVE)?;
+        if let Some(interface) = &interface {
+            label("the name of an interface", &interface.name)?;
+        }
+        let id = capability.object.id();
+        let Some(endpoint) = self.endpoints.get_mut(&id) else {
+            return Err(KernelError::BadSlot(slot));
+        };
+        let before = endpoint.receiver.as_ref().map(|receiver| receiver.task);
+        if let Some(other) = before.filter(|task| *task != who) {
+            return Err(KernelError::Served(other));
+        }
+        endpoint.receiver = Some(Receiver { task: who, node, interface });
+        if before.is_none() {
+            endpoint.generation = endpoint.generation.wrapping_add(1);
+        }
+        let generation = endpoint.generation;
+        self.answer(who, transaction, Ok(Answer::Serving { generation }));
+        if before.is_none() {
+            if let Some(task) = self.tasks.get_mut(who) {
+                task.serves.insert(id);
+            }
+            self.tell_endpoint(id, Fate::Restarted { generation });
+            self.resume(id);
+        }
+        Ok(None)
+    }
+
+    /// Lets a connect wait.
+    pub(super) fn park(
+        &mut self,
+        client: TaskId,
+        transaction: u64,
+        slot: Slot,
+        from: NodeId,
+        wanted: Wanted,
+    ) -> Reply {
+        let Some(of_client) = self.tree.get(from).copied() else {
+            return Err(KernelError::BadSlot(slot));
+        };
+        let endpoint = of_client.object.id();
+        let limit = self.quotas.parked;
+        let number = self.number();
+        let Some(task) = self.tasks.get_mut(client) else { return Ok(None) };
+        let mut waits = Count::default();
+        waits.add(task.waits.len() as u64);
+        waits.admits(1, limit, "requests of a task that wait")?;
+        task.waits.insert(transaction, Wait::Connect(endpoint, number));
+        let holder = Holder::Parked(endpoint, number);
+        let node = self.tree.insert(Some(from), Node { holder, watches: false, ..of_client });
+        if let Some(endpoint) = self.endpoints.get_mut(&endpoint) {
+            endpoint.parked.insert(number, Parked { client, transaction, slot, node, wanted });
+        }
+        Ok(None)
+    }
+
+    /// Gives up a request, if it still waits.
+    pub(super) fn cancel(&mut self, who: TaskId, transaction: u64) {
+        let wait = self.tasks.get_mut(who).and_then(|task| task.waits.remove(&transaction));
+        if let Some(wait) = wait {
+            self.answer(who, transaction, Err(KernelError::Cancelled));
+            self.withdraw(wait);
+        }
+    }
+
+    /// Undoes what a request has done that nobody waits for any more.
+    pub(super) fn withdraw(&mut self, wait: Wait) {
+        match wait {
+            Wait::Connect(endpoint, number) => {
+                let parked =
+                    self.endpoints.get_mut(&endpoint).and_then(|it| it.parked.remove(&number));
+                if let Some(parked) = parked {
+                    self.tree.remove(parked.node);
+                }
+            }
+            Wait::Mapped(connection) => {
+                self.end(connection, Why::Cancelled, Some(Side::Client));
+            }
+        }
+    }
+
+    /// The capability of a connect that waits was revoked.
+    pub(super) fn refuse_parked(&mut self, endpoint: ObjectId, number: u64) {
+        let parked = self.endpoints.get_mut(&endpoint).and_then(|it| it.parked.remove(&number));
+        if let Some(parked) = parked {
+            let error = KernelError::BadSlot(parked.slot);
+            self.end_wait(parked.client, parked.transaction, Err(error));
+        }
+    }
+
+    /// Answers a request that waited. False if it does not wait (any more).
+    pub(super) fn end_wait(
+        &mut self,
+        who: TaskId,
+        transaction: u64,
+        result: Result<Answer, KernelError>,
+    ) -> bool {
+        let waited =
+            self.tasks.get_mut(who).is_some_and(|task| task.waits.remove(&transaction).is_some());
+        if waited {
+            self.answer(who, transaction, result);
+        }
+        waited
+    }
+
+    /// The endpoint's receiver is gone.
+    pub(super) fn stop_serving(&mut self, id: ObjectId) {
+        let Some(endpoint) = self.endpoints.get_mut(&id) else { return };
+        let Some(receiver) = endpoint.receiver.take() else { return };
+        let generation = endpoint.generation;
+        if let Some(task) = self.tasks.get_mut(receiver.task) {
+            task.serves.remove(&id);
+        }
+        self.tell_endpoint(id, Fate::Died { generation });
+    }
+
+    /// A capability has left its space: who serves with it does so no longer.
+    pub(super) fn stop_serving_with(&mut self, id: ObjectId, node: NodeId) {
+        let serves = |endpoint: &Endpoint| {
+            endpoint.receiver.as_ref().is_some_and(|receiver| receiver.node == node)
+        };
+        if self.endpoints.get(&id).is_some_and(serves) {
+            self.stop_serving(id);
+        }
+    }
+
+    /// There is one more capability to an endpoint.
+    pub(super) fn count_in(&mut self, id: ObjectId, rights: Rights) {
+        let Some(endpoint) = self.endpoints.get_mut(&id) else { return };
+        endpoint.capabilities.add(1);
+        if rights.contains(Rights::RECEIVE) {
+            endpoint.receivers.add(1);
+        }
+        if rights.contains(Rights::SEND) {
+            endpoint.senders.add(1);
+        }
+    }
+
+    /// There is one capability less to an endpoint. It may have been the last of its sort.
+    pub(super) fn count_out(&mut self, id: ObjectId, rights: Rights) {
+        let Some(endpoint) = self.endpoints.get_mut(&id) else { return };
+        endpoint.capabilities.sub(1);
+        if rights.contains(Rights::SEND) {
+            endpoint.senders.sub(1);
+            if endpoint.senders.is_zero()
+                && let Some(receiver) = endpoint.receiver.as_ref().map(|receiver| receiver.task)
+            {
+                self.tell(receiver, Event::NoSenders { endpoint: id }, Vec::new());
+            }
+        }
+        let Some(endpoint) = self.endpoints.get_mut(&id) else { return };
+        if rights.contains(Rights::RECEIVE) {
+            endpoint.receivers.sub(1);
+            if endpoint.receivers.is_zero() {
+                self.nobody_can_receive(id);
+            }
+        }
+        let Some(endpoint) = self.endpoints.get(&id) else { return };
+        if endpoint.capabilities.is_zero() {
+            if let Some(maker) = self.tasks.get_mut(endpoint.maker) {
+                maker.endpoints.sub(1);
+            }
+            self.endpoints.remove(&id);
+        }
+    }
+
+    fn nobody_can_receive(&mut self, id: ObjectId) {
+        let parked = self.endpoints.get_mut(&id).map(|it| core::mem::take(&mut it.parked));
+        for parked in parked.unwrap_or_default().into_values() {
+            self.tree.remove(parked.node);
+            self.end_wait(parked.client, parked.transaction, Err(KernelError::Dead));
+        }
+        self.tell_endpoint(id, Fate::Gone);
+    }
+
+    /// Connects that waited go on, in the order in which they came.
+    fn resume(&mut self, id: ObjectId) {
+        let parked = self.endpoints.get_mut(&id).map(|it| core::mem::take(&mut it.parked));
+        for parked in parked.unwrap_or_default().into_values() {
+            let Parked { client, transaction, node, wanted, .. } = parked;
+            if let Some(task) = self.tasks.get_mut(client) {
+                task.waits.remove(&transaction);
+            }
+            if let Err(error) = self.begin(client, transaction, id, node, wanted) {
+                self.tree.remove(node);
+                self.answer(client, transaction, Err(error));
+            }
+        }
+    }
+}

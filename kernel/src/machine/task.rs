@@ -1,0 +1,411 @@
+//! Tasks: how they come, and what remains when they go.
+//!
+//! A task starts as an *embryo*, made by another task and given its capabilities before it has a
+//! process, or it is *admitted* through the front door. Its Hello makes it a task like any other;
+//! before, all it can do is to die. What it made outlives it, what it held does not: capabilities
+//! derived from its own pass to those that its own came from.
+
+use super::endpoint::Wait;
+use super::space::Cell;
+use super::table::Table;
+use super::tree::{NodeId, Object};
+use super::{Machine, Reply, label};
+use crate::effect::Side;
+use crate::effect::{Attach, Effect};
+use crate::quota::Count;
+use rendez_protocol::kernel::{
+    Answer, Credentials, Fate, Give, Given, Hello, KernelError, ObjectKind, TaskInfo,
+};
+use rendez_protocol::version::PROTOCOL;
+use rendez_protocol::{ConnectionId, ObjectId, Rights, Slot, TaskId, Why, limit};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// All rights that there are to a task.
+pub(super) const TASK_RIGHTS: Rights = Rights::WATCH
+    .union(Rights::INSPECT)
+    .union(Rights::KILL)
+    .union(Rights::MINT)
+    .union(Rights::GRANT)
+    .union(Rights::INJECT);
+
+/// All rights that there are to the kernel's own task.
+pub(super) const KERNEL_RIGHTS: Rights = Rights::INSPECT
+    .union(Rights::GRANT)
+    .union(Rights::MINT)
+    .union(Rights::WATCH)
+    .union(Rights::KILL);
+
+/// The largest number of a POSIX signal.
+const SIGNAL_MAX: i32 = 64;
+
+/// How far a task has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Made, without a process that has announced itself.
+    Embryo,
+    /// Let in at the front door, and not yet greeted.
+    Admitted,
+    /// Greeted.
+    Running,
+}
+
+/// One task.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) name: String,
+    pub(super) object: ObjectId,
+    pub(super) parent: Option<TaskId>,
+    pub(super) credentials: Option<Credentials>,
+    stage: Stage,
+    page_mapped: bool,
+    /// The capability to itself, which it is told of when it is greeted.
+    own: Option<Slot>,
+    given: Vec<(String, Slot)>,
+
+    pub(super) space: Table<Slot, Cell>,
+    /// Capabilities in its space and minted ones that it has in escrow.
+    pub(super) capabilities: Count,
+    pub(super) endpoints: Count,
+    pub(super) tickets: Count,
+    pub(super) watches: Count,
+    pub(super) client_connections: Count,
+    pub(super) server_connections: Count,
+    pub(super) segment_bytes: Count,
+    /// Living tasks that it created.
+    pub(super) children: BTreeSet<TaskId>,
+
+    /// Its requests that wait, by transaction.
+    pub(super) waits: BTreeMap<u64, Wait>,
+    /// Endpoints whose receiver it is.
+    pub(super) serves: BTreeSet<ObjectId>,
+    /// Its ends of connections, by status index.
+    pub(super) connections: BTreeMap<u32, (ConnectionId, Side)>,
+    pub(super) words: Words,
+    /// Capabilities with which this task is watched.
+    pub(super) watchers: BTreeSet<NodeId>,
+}
+
+impl Task {
+    /// Whether it has said Hello and may ask for something.
+    pub(super) fn is_greeted(&self) -> bool {
+        self.stage == Stage::Running
+    }
+}
+
+/// The words of a task's status segment that no connection has.
+///
+/// One that was used is used again as late as possible: the task may still look at it.
+#[derive(Debug)]
+pub(super) struct Words {
+    /// The first of those that were never used.
+    pub(super) fresh: u32,
+    /// Those that were, longest unused first.
+    pub(super) used: VecDeque<u32>,
+}
+
+impl Words {
+    /// How many words connections can have: word 0 is the task's own.
+    pub(super) const ALL: u32 = limit::STATUS_WORDS - 1;
+
+    fn new() -> Self {
+        Self { fresh: 1, used: VecDeque::new() }
+    }
+
+    /// How many are free.
+    pub(super) fn free(&self) -> usize {
+        (limit::STATUS_WORDS.saturating_sub(self.fresh) as usize).saturating_add(self.used.len())
+    }
+
+    /// Takes one; true if it was used before, and so must be set to 0.
+    pub(super) fn take(&mut self) -> Option<(u32, bool)> {
+        if self.fresh < limit::STATUS_WORDS {
+            let index = self.fresh;
+            self.fresh = self.fresh.saturating_add(1);
+            return Some((index, false));
+        }
+        self.used.pop_front().map(|index| (index, true))
+    }
+
+    /// Gives one back.
+    pub(super) fn put(&mut self, index: u32) {
+        self.used.push_back(index);
+    }
+}
+
+impl Machine {
+    /// Enters a task, which holds nothing.
+    pub(super) fn insert_task(&mut self, name: &str, parent: Option<TaskId>) -> TaskId {
+        let object = ObjectId(self.number());
+        self.tasks.insert(Task {
+            name: name.into(),
+            object,
+            parent,
+            credentials: None,
+            stage: Stage::Embryo,
+            page_mapped: false,
+            own: None,
+            given: Vec::new(),
+            space: Table::default(),
+            capabilities: Count::default(),
+            endpoints: Count::default(),
+            tickets: Count::default(),
+            watches: Count::default(),
+            client_connections: Count::default(),
+            server_connections: Count::default(),
+            segment_bytes: Count::default(),
+            children: BTreeSet::new(),
+            waits: BTreeMap::new(),
+            serves: BTreeSet::new(),
+            connections: BTreeMap::new(),
+            words: Words::new(),
+            watchers: BTreeSet::new(),
+        })
+    }
+
+    pub(super) fn first_task(&mut self, name: &str) -> TaskId {
+        let id = self.insert_task(name, None);
+        self.give_own(id);
+        if let Some(object) = self.task_object(TaskId::KERNEL)
+            && let Ok(kernel) = self.place(id, None, object, KERNEL_RIGHTS, 0)
+            && let Some(task) = self.tasks.get_mut(id)
+        {
+            task.given.push(("kernel".into(), kernel.slot));
+        }
+        self.effects.push(Effect::MakeTask(id));
+        id
+    }
+
+    /// Makes a task that has not started.
+    pub(super) fn create_task(
+        &mut self,
+        who: TaskId,
+        transaction: u64,
+        name: &str,
+        give: &[Give],
+    ) -> Reply {
+        label("the name of a task", name)?;
+        let gifts = self.checked_gifts(who, give)?;
+        self.task_for(gifts.len())?;
+        self.space_for(who, 1)?;
+        let Some(creator) = self.tasks.get(who) else { return Ok(None) };
+        let mut children = Count::default();
+        children.add(creator.children.len() as u64);
+        children.admits(1, self.quotas.children, "tasks created by a task")?;
+
+        let id = self.insert_task(name, Some(who));
+        let Some(object) = self.task_object(id) else { return Ok(None) };
+        if let Some(creator) = self.tasks.get_mut(who) {
+            creator.children.insert(id);
+        }
+        let capability = self.place(who, None, object, TASK_RIGHTS, 0)?;
+        self.give_own(id);
+        for gift in gifts {
+            self.give(id, gift.name, gift.from, gift.rights, gift.badge);
+        }
+        self.effects.push(Effect::MakeTask(id));
+        let answer = Answer::Task { capability, id };
+        self.answer_with(who, transaction, answer, vec![Attach::TaskSocket(id)]);
+        Ok(None)
+    }
+
+    pub(super) fn admit_task(
+        &mut self,
+        name: &str,
+        credentials: Credentials,
+        own_uid: bool,
+    ) -> Result<TaskId, KernelError> {
+        let given = if own_uid { self.front_door.given.clone() } else { Vec::new() };
+        self.task_for(given.len())?;
+        let id = self.insert_task(&presentable(name), None);
+        if let Some(task) = self.tasks.get_mut(id) {
+            task.stage = Stage::Admitted;
+            task.credentials = Some(credentials);
+        }
+        self.give_own(id);
+        for (name, from) in given {
+            if let Some((rights, badge)) = self.tree.get(from).map(|node| (node.rights, node.badge))
+            {
+                self.give(id, &name, from, rights, badge);
+            }
+        }
+        Ok(id)
+    }
+
+    /// Answers a Hello.
+    pub(super) fn greet(
+        &mut self,
+        who: TaskId,
+        hello: Hello,
+        credentials: Credentials,
+    ) -> Result<Answer, KernelError> {
+        let Some(task) = self.tasks.get_mut(who).filter(|_| who != TaskId::KERNEL) else {
+            return Err(KernelError::Order(format!("{who} is dead")));
+        };
+        if task.is_greeted() {
+            return Err(KernelError::Order("a second Hello".into()));
+        }
+        if !PROTOCOL.serves(hello.version) {
+            return Err(KernelError::Protocol { yours: hello.version, kernel: PROTOCOL });
+        }
+        task.stage = Stage::Running;
+        task.credentials = Some(credentials);
+        let given = core::mem::take(&mut task.given);
+        let own = task.own.take();
+        let received =
+            |slot: Slot| self.capability(who, slot).ok().and_then(|(id, _)| self.received(id));
+        let Some(own) = own.and_then(received) else {
+            return Err(KernelError::Order("no capability to the task itself".into()));
+        };
+        // One that was revoked meanwhile is not there any more.
+        let given = given
+            .into_iter()
+            .filter_map(|(name, slot)| Some(Given { name, capability: received(slot)? }))
+            .collect();
+        Ok(Answer::Welcome { task: who, version: PROTOCOL, own, given })
+    }
+
+    /// The task's page is ready.
+    pub(super) fn page_mapped(&mut self, who: TaskId, transaction: u64) -> Reply {
+        let Some(task) = self.tasks.get_mut(who) else { return Ok(None) };
+        if core::mem::replace(&mut task.page_mapped, true) {
+            return Err(KernelError::Order("the task page was mapped before".into()));
+        }
+        self.effects.push(Effect::SealPage(who));
+        self.answer(who, transaction, Ok(Answer::Done));
+        Ok(None)
+    }
+
+    /// Has a signal sent. Needs KILL.
+    pub(super) fn kill(&mut self, who: TaskId, transaction: u64, slot: Slot, signal: i32) -> Reply {
+        let (_, node) = self.capability_to(who, slot, ObjectKind::Task, Rights::KILL)?;
+        if !(1..=SIGNAL_MAX).contains(&signal) {
+            return Err(KernelError::BadValue {
+                what: if signal < 0 { "minus the signal's number" } else { "the signal's number" }
+                    .into(),
+                value: u64::from(signal.unsigned_abs()),
+                allowed: format!("1 to {SIGNAL_MAX}"),
+            });
+        }
+        let Object::Task { task, .. } = node.object else { return Err(KernelError::BadSlot(slot)) };
+        if task == TaskId::KERNEL {
+            return Err(KernelError::Denied("the kernel takes no signals from tasks".into()));
+        }
+        match self.tasks.get(task).map(|task| task.stage) {
+            None => Err(KernelError::Order(format!("{task} is dead"))),
+            Some(Stage::Embryo) => Err(KernelError::Order(format!("{task} has not started"))),
+            Some(Stage::Admitted | Stage::Running) => {
+                self.effects.push(Effect::Signal { to: who, transaction, task, signal });
+                Ok(None)
+            }
+        }
+    }
+
+    /// Says everything about every task but the kernel's own. Needs INSPECT on that.
+    pub(super) fn list(&mut self, who: TaskId, transaction: u64, slot: Slot) -> Reply {
+        self.kernel_capability(who, slot, Rights::INSPECT)?;
+        let tasks = self
+            .tasks
+            .iter()
+            .filter(|(id, _)| *id != TaskId::KERNEL)
+            .map(|(id, task)| TaskInfo {
+                id,
+                name: task.name.clone(),
+                credentials: task.credentials,
+                parent: task.parent,
+                capabilities: task.capabilities.shown(),
+                client_connections: task.client_connections.shown(),
+                server_connections: task.server_connections.shown(),
+                waits: Vec::new(),
+            })
+            .collect();
+        self.effects.push(Effect::Tasks { to: who, transaction, tasks });
+        Ok(None)
+    }
+
+    /// A task is dead, and with it the embryos that it made.
+    pub(super) fn bury(&mut self, who: TaskId) {
+        let Some(task) = self.tasks.remove(who) else { return };
+        if let Some(parent) = task.parent.and_then(|parent| self.tasks.get_mut(parent)) {
+            parent.children.remove(&who);
+        }
+        for wait in task.waits.into_values() {
+            // What waits for a connection ends with it, below.
+            if let Wait::Connect(..) = wait {
+                self.withdraw(wait);
+            }
+        }
+        for (connection, _) in task.connections.into_values() {
+            self.end(connection, Why::Dead, None);
+        }
+        for endpoint in task.serves {
+            self.stop_serving(endpoint);
+        }
+        for watcher in task.watchers {
+            self.tell_watcher(watcher, Fate::Died { generation: 0 });
+        }
+        let mut held: Vec<NodeId> = task
+            .space
+            .iter()
+            .filter_map(|(_, cell)| match cell {
+                Cell::Held(id) => Some(*id),
+                Cell::Reserved => None,
+            })
+            .collect();
+        // Oldest first, so that what was derived from many of them in turn is hung over once.
+        held.sort_by_key(|id| self.tree.age(*id));
+        for id in held {
+            self.remove(id);
+        }
+        self.effects.push(Effect::ForgetTask(who));
+        // An embryo has made nothing, so this goes no deeper.
+        for child in task.children {
+            if self.tasks.get(child).is_some_and(|child| child.stage == Stage::Embryo) {
+                self.bury(child);
+            }
+        }
+    }
+
+    /// The object that capabilities to a living task name.
+    pub(super) fn task_object(&self, task: TaskId) -> Option<Object> {
+        self.tasks.get(task).map(|of_task| Object::Task { task, id: of_task.object })
+    }
+
+    /// Whether there may be one more task, that is given so many capabilities.
+    fn task_for(&self, given: usize) -> Result<(), KernelError> {
+        let mut tasks = Count::default();
+        tasks.add(self.tasks.len().saturating_sub(1) as u64);
+        tasks.admits(1, self.quotas.tasks, "tasks of the system")?;
+        let all = (given as u64).saturating_add(1);
+        Count::default().admits(all, self.quotas.capabilities, "capabilities of a task")
+    }
+
+    /// Gives a new task the capability to itself. It derives from none, so nobody can revoke it.
+    fn give_own(&mut self, id: TaskId) {
+        let Some(object) = self.task_object(id) else { return };
+        let own = self.place(id, None, object, TASK_RIGHTS, 0).ok();
+        if let Some(task) = self.tasks.get_mut(id) {
+            task.own = own.map(|own| own.slot);
+        }
+    }
+
+    fn give(&mut self, to: TaskId, name: &str, from: NodeId, rights: Rights, badge: u64) {
+        let Some(object) = self.tree.get(from).map(|node| node.object) else { return };
+        let given = self.place(to, Some(from), object, rights, badge);
+        if let (Ok(given), Some(task)) = (given, self.tasks.get_mut(to)) {
+            task.given.push((name.into(), given.slot));
+        }
+    }
+}
+
+/// A name for people, whatever a process calls itself.
+fn presentable(name: &str) -> String {
+    let mut presentable = String::new();
+    for c in name.chars() {
+        let c = if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+        if presentable.len().saturating_add(c.len_utf8()) > limit::LABEL_BYTES_MAX {
+            break;
+        }
+        presentable.push(c);
+    }
+    if presentable.is_empty() { "?".into() } else { presentable }
+}
