@@ -156,7 +156,10 @@ impl Partner {
         message[1..5].copy_from_slice(&block.exchanges.to_le_bytes());
         message[5..9].copy_from_slice(&block.variant.to_le_bytes());
         let control = self.control.as_ref().ok_or_else(|| self.failed("has been ended"))?;
-        send(control, &message, &[]).map_err(|error| self.failed(error))?;
+        send(control, &message, &[]).map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => self.failed("it ended unexpectedly"),
+            _ => self.failed(error),
+        })?;
         self.expect(READY).map(drop)
     }
 

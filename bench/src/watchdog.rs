@@ -1,9 +1,9 @@
 //! What ends a round trip that never comes back.
 //!
-//! A thread that looks a few times a second whether the current block has passed its time; if so, it
-//! kills the partner and sets the client free.
+//! A thread that looks a few times a second whether the current block has passed its time, or its
+//! partner has ended. In the first case it kills the partner; in both it sets the client free.
 
-use std::process::Child;
+use std::process::{Child, ExitStatus};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -20,12 +20,19 @@ const LOOK: Duration = Duration::from_millis(200);
 /// The partner to kill, and what sets its client free.
 type Watched = (Arc<Mutex<Child>>, Option<Rescue>);
 
+/// Why the watchdog set a client free.
+enum Freed {
+    Late,
+    Ended(ExitStatus),
+}
+
 struct State {
     start: Instant,
     patience: Duration,
     /// Milliseconds since `start`; 0 while nothing is watched.
     deadline_ms: AtomicU64,
-    fired: AtomicBool,
+    /// Why the client was set free, if it was.
+    freed: Mutex<Option<Freed>>,
     ended: AtomicBool,
     watched: Mutex<Option<Watched>>,
 }
@@ -52,7 +59,7 @@ impl Watchdog {
             start: Instant::now(),
             patience,
             deadline_ms: AtomicU64::new(0),
-            fired: AtomicBool::new(false),
+            freed: Mutex::new(None),
             ended: AtomicBool::new(false),
             watched: Mutex::new(None),
         });
@@ -79,13 +86,18 @@ impl Watchdog {
         state.deadline_ms.store((state.now_ms() + patience_ms).max(1), Ordering::SeqCst);
         let result = work();
         state.deadline_ms.store(0, Ordering::SeqCst);
-        if state.fired.swap(false, Ordering::SeqCst) && result.is_err() {
-            return Err(Error::Stuck {
-                mechanism: label.to_owned(),
-                seconds: state.patience.as_secs(),
-            });
+        let freed = state.freed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mechanism = label.to_owned();
+        match (result, freed) {
+            (Err(_), Some(Freed::Late)) => {
+                Err(Error::Stuck { mechanism, seconds: state.patience.as_secs() })
+            }
+            (Err(Error::Io { .. }), Some(Freed::Ended(status))) => Err(Error::Partner {
+                mechanism,
+                reason: format!("it ended unexpectedly: {status}"),
+            }),
+            (result, _) => result,
         }
-        result
     }
 }
 
@@ -104,17 +116,24 @@ fn watch(state: &State) {
     while !state.ended.load(Ordering::SeqCst) {
         thread::park_timeout(LOOK);
         let deadline = state.deadline_ms.load(Ordering::SeqCst);
-        if deadline == 0 || state.now_ms() < deadline {
+        if deadline == 0 {
             continue;
         }
-        state.fired.store(true, Ordering::SeqCst);
         let watched = state.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((child, rescue)) = watched.as_ref() {
-            // It may have ended already.
-            let _ = child.lock().unwrap_or_else(PoisonError::into_inner).kill();
-            if let Some(rescue) = rescue {
-                rescue();
+        let Some((child, rescue)) = watched.as_ref() else { continue };
+        let mut child = child.lock().unwrap_or_else(PoisonError::into_inner);
+        let freed = match child.try_wait() {
+            Ok(Some(status)) => Freed::Ended(status),
+            _ if state.now_ms() < deadline => continue,
+            _ => {
+                // It may have ended just now.
+                let _ = child.kill();
+                Freed::Late
             }
+        };
+        state.freed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(freed);
+        if let Some(rescue) = rescue {
+            rescue();
         }
     }
 }
