@@ -98,9 +98,9 @@ impl Plan {
     pub(crate) const FULL: Self =
         Self { rounds: 200, block: Duration::from_millis(10), reference: Duration::from_millis(2) };
     pub(crate) const QUICK: Self =
-        Self { rounds: 40, block: Duration::from_millis(5), reference: Duration::from_millis(2) };
+        Self { rounds: 60, block: Duration::from_millis(5), reference: Duration::from_millis(2) };
     pub(crate) const COMPARE: Self =
-        Self { rounds: 30, block: Duration::from_millis(5), reference: Duration::from_millis(1) };
+        Self { rounds: 80, block: Duration::from_millis(5), reference: Duration::from_millis(1) };
 }
 
 #[cfg(test)]
