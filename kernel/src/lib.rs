@@ -3,3 +3,5 @@
 pub mod effect;
 pub mod machine;
 pub mod quota;
+pub mod shell;
+mod system;

@@ -1,0 +1,257 @@
+//! One process at the other end of a kernel socket, and what waits to be sent to it.
+//!
+//! Nothing here waits. What cannot be sent at once is queued, in order; while the queue is not
+//! empty, nothing more is read from that task. So answers are bounded by what one turn reads.
+//! Events are bounded because those that take each other back are not both kept: see
+//! [`Peer::post`].
+
+use super::segments::Shared;
+use crate::system::{self, Packet, Room};
+use rendez_ipc_core::control::{self, Mode};
+use rendez_ipc_core::status::{PageReader, StatusWriter};
+use rendez_protocol::kernel::{Credentials, Event, frame};
+use rendez_protocol::{ConnectionId, ObjectId, Slot, TaskId};
+use std::collections::{HashSet, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Clients that may wait to be announced to a server that does not read; whoever comes then is
+/// refused with `Quota`.
+pub(super) const INCOMING_MAX: usize = 1024;
+/// Frames that may wait altogether. The rest are ends of connections and fates of what a task
+/// watches, of which its quotas allow fewer than this; a task with more is given up.
+pub(super) const QUEUE_MAX: usize = 1 << 16;
+/// What Linux may still count as unread just while the last packet is being released.
+const RELEASING_BYTES: usize = 64;
+
+/// How a process came to its kernel socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// It inherited it: its greeting says who it is.
+    Created,
+    /// It connected to the front door: Linux said who it is.
+    FrontDoor(Credentials),
+}
+
+/// How a peer's socket is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Interest {
+    /// For requests.
+    Requests,
+    /// For room, at each packet that the task reads; and for its end.
+    Room,
+}
+
+/// What a queued event is about, for those that a later one takes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Topic {
+    Incoming(ConnectionId),
+    Watched(Slot, ObjectId),
+    NoSenders(ObjectId),
+}
+
+/// A frame that waits.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) transaction: u64,
+    pub(super) code: u16,
+    pub(super) payload: Vec<u8>,
+    pub(super) descriptors: Vec<Shared>,
+    topic: Option<Topic>,
+}
+
+impl Outgoing {
+    pub(super) fn answer(transaction: u64, payload: Vec<u8>, descriptors: Vec<Shared>) -> Self {
+        Self { transaction, code: frame::ANSWER, payload, descriptors, topic: None }
+    }
+
+    pub(super) fn event(event: &Event, payload: Vec<u8>, descriptors: Vec<Shared>) -> Self {
+        let topic = match event {
+            Event::Incoming { connection, .. } => Some(Topic::Incoming(*connection)),
+            Event::Watched { slot, object, .. } => Some(Topic::Watched(*slot, *object)),
+            Event::NoSenders { endpoint } => Some(Topic::NoSenders(*endpoint)),
+            Event::Closed { .. } => None,
+        };
+        Self { transaction: 0, code: frame::EVENT, payload, descriptors, topic }
+    }
+}
+
+/// What became of sending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// Nothing waits any more.
+    All,
+    /// Some waits until the task reads.
+    Waits,
+    /// Some waits for Linux, which has no room for anybody: try again soon.
+    Again,
+    /// The task cannot be sent to any more.
+    Broken,
+}
+
+/// A process at the other end of a kernel socket.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) socket: OwnedFd,
+    pub(super) pidfd: Option<OwnedFd>,
+    pub(super) origin: Origin,
+    /// Who it is to the machine; not yet anybody before the greeting at the front door.
+    pub(super) task: Option<TaskId>,
+    pub(super) process: Option<Credentials>,
+    /// Its greeting was answered with a welcome.
+    pub(super) welcomed: bool,
+    /// Linux does not refuse descriptors for this socket: look before each receive, and close it
+    /// where it may block.
+    pub(super) suspect: bool,
+    pub(super) interest: Interest,
+    /// The other end, until the task's creator gets it.
+    pub(super) inherited: Option<Shared>,
+    pub(super) status: Option<StatusWriter>,
+    /// The task page until it is mapped.
+    pub(super) page_file: Option<Shared>,
+    pub(super) page: Option<PageReader>,
+    room: Room,
+    queue: VecDeque<Outgoing>,
+    topics: HashSet<Topic>,
+}
+
+impl Peer {
+    /// A peer at the other end of `socket`. Whoever inherits one must send its credentials; that
+    /// is switched on here unless whoever made the socket did so.
+    pub(super) fn new(socket: OwnedFd, origin: Origin, look_always: bool) -> io::Result<Self> {
+        let suspect = look_always || !system::refuses_rights(socket.as_fd());
+        let mut room = Room::Nothing;
+        if origin == Origin::Created {
+            rustix::net::sockopt::set_socket_passcred(&socket, true)?;
+            room = Room::Credentials;
+            // Not with a suspect socket: when looking, a pidfd for which there is no room could not
+            // be told from descriptors. Nor before Linux 6.5. Then the process is found by its id.
+            if !suspect && system::pass_pidfd(socket.as_fd(), true).is_ok() {
+                room = Room::Process;
+            }
+        }
+        Ok(Self {
+            socket,
+            pidfd: None,
+            origin,
+            task: None,
+            process: None,
+            welcomed: false,
+            suspect,
+            interest: Interest::Requests,
+            inherited: None,
+            status: None,
+            page_file: None,
+            page: None,
+            room,
+            queue: VecDeque::new(),
+            topics: HashSet::new(),
+        })
+    }
+
+    /// Receives one packet into `buffer`. `InvalidData` if descriptors came with it: it is still
+    /// there then, unread.
+    pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<Packet> {
+        if self.suspect {
+            let seen = system::receive(self.socket.as_fd(), &mut [0], self.room, true)?;
+            if seen.more {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+        }
+        system::receive(self.socket.as_fd(), buffer, self.room, false)
+    }
+
+    /// From now on nobody is asked who they are.
+    pub(super) fn known(&mut self) {
+        if self.room == Room::Process {
+            // It was switched on, so it can be switched off; if not, each packet brings a pidfd
+            // that is closed at once.
+            if system::pass_pidfd(self.socket.as_fd(), false).is_err() {
+                return;
+            }
+        }
+        if self.room != Room::Nothing
+            && rustix::net::sockopt::set_socket_passcred(&self.socket, false).is_ok()
+        {
+            self.room = Room::Nothing;
+        }
+    }
+
+    /// Whether frames wait.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Whether another client may be announced.
+    pub(super) fn takes_incoming(&self) -> bool {
+        self.queue.len() < INCOMING_MAX
+    }
+
+    /// Drops the queued announcement of `connection`. Whether there was one: then the task has
+    /// never heard of it.
+    pub(super) fn take_back_incoming(&mut self, connection: ConnectionId) -> bool {
+        self.take_back(Topic::Incoming(connection))
+    }
+
+    fn take_back(&mut self, topic: Topic) -> bool {
+        let there = self.topics.remove(&topic);
+        if there {
+            self.queue.retain(|waiting| waiting.topic != Some(topic));
+        }
+        there
+    }
+
+    /// Sends a frame, after those that wait. A later event about the same fate takes the place of
+    /// one that waits.
+    pub(super) fn post(&mut self, outgoing: Outgoing) -> Sent {
+        if let Some(topic) = outgoing.topic {
+            self.take_back(topic);
+        }
+        if self.queue.len() >= QUEUE_MAX {
+            return Sent::Broken;
+        }
+        self.topics.extend(outgoing.topic);
+        self.queue.push_back(outgoing);
+        if self.queue.len() > 1 { Sent::Waits } else { self.flush() }
+    }
+
+    /// Sends as much as there is room for.
+    pub(super) fn flush(&mut self) -> Sent {
+        while let Some(next) = self.queue.front() {
+            // At most one batch of descriptors is under way to a task: what it does not read
+            // counts against this process's limit of descriptors in flight, and all tasks' share.
+            if !next.descriptors.is_empty()
+                && system::unread(self.socket.as_fd()) >= RELEASING_BYTES
+            {
+                return Sent::Waits;
+            }
+            let descriptors: Vec<BorrowedFd<'_>> =
+                next.descriptors.iter().map(|shared| shared.as_fd()).collect();
+            let sent = control::send_frame(
+                &self.socket,
+                next.transaction,
+                next.code,
+                &next.payload,
+                &descriptors,
+                Mode::Now,
+            );
+            if let Err(error) = sent {
+                return match error.raw_os_error() {
+                    Some(libc::EAGAIN) => Sent::Waits,
+                    Some(libc::ETOOMANYREFS | libc::ENOBUFS | libc::ENOMEM) => Sent::Again,
+                    _ => Sent::Broken,
+                };
+            }
+            let was_event = next.code == frame::EVENT;
+            if let Some(sent) = self.queue.pop_front()
+                && let Some(topic) = sent.topic
+            {
+                self.topics.remove(&topic);
+            }
+            if was_event && let Some(status) = &mut self.status {
+                status.bump();
+            }
+        }
+        Sent::All
+    }
+}

@@ -1,0 +1,223 @@
+//! The descriptors of connections: made when first named, let go of when passed on.
+
+use crate::effect::Side;
+use rendez_ipc_core::status::{SEALS, has_hole, memory_file};
+use rendez_protocol::ConnectionId;
+use rendez_protocol::kernel::KernelError;
+use rustix::event::{EventfdFlags, epoll, eventfd};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+
+/// A descriptor on its way to a task. Frames that wait share it with the table.
+pub(super) type Shared = Rc<OwnedFd>;
+
+/// All connections that are being made, or whose descriptors have not all gone out.
+#[derive(Debug, Default)]
+pub(super) struct Segments {
+    connections: HashMap<ConnectionId, [End; 2]>,
+}
+
+/// What belongs to one side of a connection.
+#[derive(Debug)]
+struct End {
+    /// Bytes of the segment that this side writes.
+    bytes: usize,
+    /// That segment, from when its owner is told until its reader is.
+    segment: Option<Shared>,
+    sealed: bool,
+    /// The eventfd that rings this side and the epoll instance on which it waits, each until it
+    /// has been passed on.
+    bell: Bell,
+}
+
+#[derive(Debug)]
+enum Bell {
+    NotMade,
+    Made { ring: Option<Shared>, wait: Option<Shared> },
+}
+
+fn index(side: Side) -> usize {
+    match side {
+        Side::Client => 0,
+        Side::Server => 1,
+    }
+}
+
+/// A refusal that says what Linux said.
+pub(super) fn system(doing: &str, error: impl Into<io::Error>) -> KernelError {
+    KernelError::System { doing: doing.into(), error: error.into().to_string() }
+}
+
+impl Segments {
+    /// Remembers the sizes of a connection's segments.
+    pub(super) fn make(&mut self, connection: ConnectionId, client: usize, server: usize) {
+        let end = |bytes| End { bytes, segment: None, sealed: false, bell: Bell::NotMade };
+        self.connections.insert(connection, [end(client), end(server)]);
+    }
+
+    /// Lets go of all that is left of a connection.
+    pub(super) fn forget(&mut self, connection: ConnectionId) {
+        self.connections.remove(&connection);
+    }
+
+    fn end(&mut self, connection: ConnectionId, side: Side) -> Result<&mut End, KernelError> {
+        self.connections
+            .get_mut(&connection)
+            .and_then(|ends| ends.get_mut(index(side)))
+            .ok_or(KernelError::BadConnection(connection))
+    }
+
+    /// The segment that `side` writes, for its owner; made now if it is not there yet.
+    pub(super) fn own(
+        &mut self,
+        connection: ConnectionId,
+        side: Side,
+    ) -> Result<Shared, KernelError> {
+        let end = self.end(connection, side)?;
+        let segment = match end.segment.take() {
+            Some(segment) => segment,
+            None => Rc::new(
+                memory_file("rendez-segment", end.bytes)
+                    .map_err(|error| system("making a segment", error))?,
+            ),
+        };
+        end.segment = Some(Rc::clone(&segment));
+        Ok(segment)
+    }
+
+    /// Seals the segment that `side` has populated, and checks its size and that it has no hole.
+    pub(super) fn seal(&mut self, connection: ConnectionId, side: Side) -> Result<(), KernelError> {
+        let end = self.end(connection, side)?;
+        let Some(segment) = &end.segment else {
+            return Err(KernelError::Order(format!("{connection} has no segment to seal yet")));
+        };
+        seal(segment, end.bytes)?;
+        end.sealed = true;
+        Ok(())
+    }
+
+    /// The segment that `side` writes, sealed, for its reader: it goes out once.
+    pub(super) fn sealed(
+        &mut self,
+        connection: ConnectionId,
+        side: Side,
+    ) -> Result<Shared, KernelError> {
+        let end = self.end(connection, side)?;
+        let unsealed = || KernelError::Order(format!("{connection} has no sealed segment"));
+        if end.sealed { end.segment.take().ok_or_else(unsealed) } else { Err(unsealed()) }
+    }
+
+    /// The eventfd that rings `side`, for the other side: it goes out once.
+    pub(super) fn ring(
+        &mut self,
+        connection: ConnectionId,
+        side: Side,
+    ) -> Result<Shared, KernelError> {
+        let (ring, _) = self.end(connection, side)?.bell.made()?;
+        ring.take().ok_or_else(|| KernelError::Order(format!("{connection}: bell given away")))
+    }
+
+    /// The epoll instance on which `side` waits: it goes out once.
+    pub(super) fn wait(
+        &mut self,
+        connection: ConnectionId,
+        side: Side,
+    ) -> Result<Shared, KernelError> {
+        let (_, wait) = self.end(connection, side)?.bell.made()?;
+        wait.take().ok_or_else(|| KernelError::Order(format!("{connection}: bell given away")))
+    }
+}
+
+impl Bell {
+    fn made(&mut self) -> Result<(&mut Option<Shared>, &mut Option<Shared>), KernelError> {
+        if let Self::NotMade = self {
+            let (ring, wait) = make_bell().map_err(|error| system("making a doorbell", error))?;
+            *self = Self::Made { ring: Some(Rc::new(ring)), wait: Some(Rc::new(wait)) };
+        }
+        match self {
+            Self::Made { ring, wait } => Ok((ring, wait)),
+            Self::NotMade => Err(KernelError::Order("a doorbell that is not made".into())),
+        }
+    }
+}
+
+/// An eventfd, edge-triggered in an epoll instance of its own: the ringer gets the one, the waiter
+/// the other, so that neither can do to the other's what the two could to a shared description.
+fn make_bell() -> io::Result<(OwnedFd, OwnedFd)> {
+    let ring = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    let wait = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
+    epoll::add(&wait, &ring, epoll::EventData::new_u64(0), edge)?;
+    Ok((ring, wait))
+}
+
+/// Seals a file that its owner has mapped, so that its present mappings are the last that write,
+/// and checks that it is whole.
+pub(super) fn seal(file: &OwnedFd, bytes: usize) -> Result<(), KernelError> {
+    // The owner may have sealed it first, differently: then this fails, and so it should.
+    rustix::fs::fcntl_add_seals(file, SEALS).map_err(|error| system("sealing a segment", error))?;
+    let look = |error: io::Error| system("looking at a segment", error);
+    let found = rustix::fs::fstat(file).map_err(|error| look(error.into()))?.st_size;
+    if u64::try_from(found) != Ok(bytes as u64) {
+        return Err(KernelError::BadValue {
+            what: "the segment's size in bytes".into(),
+            value: u64::try_from(found).unwrap_or(0),
+            allowed: bytes.to_string(),
+        });
+    }
+    if has_hole(file.as_fd(), bytes).map_err(look)? {
+        return Err(KernelError::Order(
+            "the segment has a hole; populate all of it before saying that it is mapped".into(),
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Segments, Side};
+    use rendez_protocol::ConnectionId;
+    use rendez_protocol::kernel::KernelError;
+    use std::rc::Rc;
+
+    const CONNECTION: ConnectionId = ConnectionId { index: 1, generation: 0 };
+
+    #[test]
+    fn descriptors_leave_the_table_as_they_go_out() {
+        let mut segments = Segments::default();
+        segments.make(CONNECTION, 8192, 4096);
+        let own = segments.own(CONNECTION, Side::Client).unwrap();
+        assert!(matches!(segments.seal(CONNECTION, Side::Client), Err(KernelError::Order(_))));
+        assert!(segments.sealed(CONNECTION, Side::Client).is_err(), "a hole");
+
+        let own_server = segments.own(CONNECTION, Side::Server).unwrap();
+        rustix::io::write(&*own_server, &[1; 4096]).unwrap();
+        segments.seal(CONNECTION, Side::Server).unwrap();
+        let sealed = segments.sealed(CONNECTION, Side::Server).unwrap();
+        assert!(Rc::ptr_eq(&sealed, &own_server));
+        assert_eq!(Rc::strong_count(&sealed), 2, "the table has let go");
+        assert!(rustix::io::write(&*sealed, &[1]).is_err());
+
+        let ring = segments.ring(CONNECTION, Side::Client).unwrap();
+        let wait = segments.wait(CONNECTION, Side::Client).unwrap();
+        assert!(segments.ring(CONNECTION, Side::Client).is_err());
+        assert_eq!((Rc::strong_count(&ring), Rc::strong_count(&wait)), (1, 1));
+        segments.forget(CONNECTION);
+        assert_eq!(Rc::strong_count(&own), 1);
+    }
+
+    #[test]
+    fn an_owner_that_truncates_or_seals_first_is_refused() {
+        let mut segments = Segments::default();
+        segments.make(CONNECTION, 4096, 4096);
+        let own = segments.own(CONNECTION, Side::Client).unwrap();
+        rustix::io::write(&*own, &[1; 8192]).unwrap();
+        let refused = segments.seal(CONNECTION, Side::Client);
+        assert!(matches!(refused, Err(KernelError::BadValue { value: 8192, .. })));
+        let own = segments.own(CONNECTION, Side::Server).unwrap();
+        rustix::fs::fcntl_add_seals(&*own, rustix::fs::SealFlags::SEAL).unwrap();
+        assert!(matches!(segments.seal(CONNECTION, Side::Server), Err(KernelError::System { .. })));
+    }
+}
