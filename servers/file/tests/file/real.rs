@@ -4,7 +4,7 @@ use crate::fake::{ok, refused};
 use crate::world::{BOTH, NEW, World};
 use rendez_file::RealDirectory;
 use rendez_protocol::file::{Kind, OpenFlags, status};
-use rustix::fs::{CWD, Mode};
+use rustix::fs::{CWD, Mode, inotify};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -123,6 +123,10 @@ fn open_what_is_no_file() {
     rustix::fs::mkfifoat(CWD, world.root().join("fifo"), Mode::from_raw_mode(0o600))
         .expect("a FIFO");
     let socket = std::os::unix::net::UnixListener::bind(world.root().join("socket"));
+    // Opening it even for a moment would let somebody through who waits for a peer.
+    let watch = inotify::init(inotify::CreateFlags::NONBLOCK).expect("inotify");
+    inotify::add_watch(&watch, world.root().join("fifo"), inotify::WatchFlags::OPEN)
+        .expect("a watch");
     for path in ["fifo", "socket"] {
         assert_eq!(world.stat(path).kind, Kind::Other);
         for flags in [OpenFlags::READ, OpenFlags::WRITE, BOTH, NEW] {
@@ -130,6 +134,10 @@ fn open_what_is_no_file() {
             let text = refused(status::PERMISSION, world.try_open(path, flags));
             assert!(text.contains("refused"), "{text}");
         }
+        let seen = rustix::io::read(&watch, &mut [0; 64]);
+        assert_eq!(seen, Err(rustix::io::Errno::AGAIN), "it was opened");
+    }
+    for path in ["fifo", "socket"] {
         ok(world.remove(path));
     }
     drop(socket);
