@@ -10,8 +10,9 @@
 //! # Why these orderings
 //! C5–C8 and the server's T4–T6 ([`server`](crate::server)) are Dekker's shape: the two fences have
 //! an order, so either we see that it was taken, or the server sees the mark and does not run it.
-//! `NotDelivered` is therefore exact. After a death the Acquire of the status word makes all that
-//! the dead server published visible, so the last reply is found, and *taken* is exact too.
+//! `NotDelivered` is therefore exact. After a death the kernel's Release of the status
+//! word and our fence make all that the dead server published visible, so the last reply is found,
+//! and *taken* is exact too.
 //!
 //! # If the peer dies or lies here
 //! Before it has taken: `NotDelivered`. After: `Interrupted`, or `Ok` if its reply is in the ring. A
@@ -25,7 +26,7 @@ use crate::notification::{Acknowledger, Poster};
 use crate::platform::{Atomic, Label, Platform};
 use crate::ring::{Buffer, Fault, Reader, Writer};
 use crate::wait::{Spinner, Step, Wait, learn};
-use core::sync::atomic::Ordering::{Acquire, Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
 use rendez_protocol::limit;
 use rendez_protocol::message::{Flags, Header, area_bytes, room_for};
 use rendez_protocol::status::{ConnectionState, Status, Why};
@@ -182,9 +183,10 @@ impl<P: Platform> ClientEnd<P> {
     #[must_use]
     #[inline]
     pub fn state(&self) -> ConnectionState {
-        // ORDERING(status): Acquire; what the peer did before its death is visible after we know
-        // of it. Pairs with the kernel's store of the word.
-        let word = self.status.as_ref().load(P::ordering(Label::Status, Acquire));
+        // ORDERING(status): Relaxed; whoever reads an end here marks its message and fences
+        // (WithdrawFence) before it concludes anything, which acquires what the kernel released
+        // with the word.
+        let word = self.status.as_ref().load(Relaxed);
         ConnectionState::from_word(word)
     }
 
@@ -277,7 +279,8 @@ impl<P: Platform> ClientEnd<P> {
     /// As [`ClientEnd::begin`], waiting for room until `deadline`.
     ///
     /// # Errors
-    /// As `begin`, with `Deadline` for `Full`.
+    /// As `begin`, with `Deadline` for `Full`; `Full` still if as many transactions as the ring has
+    /// lines were begun and their replies not taken: then only the caller can make room.
     #[inline]
     pub fn begin_waiting(
         &mut self,
@@ -312,6 +315,11 @@ impl<P: Platform> ClientEnd<P> {
             }
             if self.has_room(length, reply_area)? {
                 return Ok(());
+            }
+            let next = self.entry_index(self.writer.position());
+            if matches!(self.entries[next], Entry::Done { .. }) {
+                // Its reply is here: only the caller can make room, by taking it.
+                return Err(Self::not_delivered(Why::Full));
             }
             match spinner.step(&self.ours, &self.theirs) {
                 Step::Again => continue,
@@ -436,11 +444,7 @@ impl<P: Platform> ClientEnd<P> {
             Spinner::new(if self.wait == Wait::Block { Wait::Block } else { Wait::Adaptive });
         loop {
             match self.look(transaction, out) {
-                // The server saw the mark: the reason is ours.
-                Ok(Some(Err(SendError::NotDelivered { why: Why::Cancelled }))) => {
-                    return Err(Self::not_delivered(why));
-                }
-                Ok(Some(outcome)) => return outcome,
+                Ok(Some(outcome)) => return Self::withdrawn_for(outcome, why),
                 Ok(None) => {}
                 Err(fault) => {
                     self.fault = Some(fault);
@@ -468,6 +472,14 @@ impl<P: Platform> ClientEnd<P> {
         }
     }
 
+    /// Where the server saw the mark, the reason is the one for which it was set.
+    fn withdrawn_for(outcome: Result<Status, SendError>, why: Why) -> Result<Status, SendError> {
+        match outcome {
+            Err(SendError::NotDelivered { .. }) => Err(Self::not_delivered(why)),
+            other => other,
+        }
+    }
+
     /// (C5, C6)
     fn mark(&self, transaction: u64) {
         // Lines up to `freed` are ours to write anew: then the server is past this message, and its
@@ -484,7 +496,7 @@ impl<P: Platform> ClientEnd<P> {
         self.mark(transaction);
         if self.fault.is_none() {
             match self.look(transaction, out) {
-                Ok(Some(outcome)) => return outcome,
+                Ok(Some(outcome)) => return Self::withdrawn_for(outcome, why),
                 Ok(None) => {}
                 Err(fault) => self.fault = Some(fault),
             }
@@ -612,6 +624,7 @@ impl<P: Platform> ClientEnd<P> {
             && room.is_none_or(|(length, area)| matches!(self.has_room(length, area), Ok(false)));
         if nothing {
             let slept_at = P::now();
+            let _published = P::waiting(&self.status);
             let words = [(self.theirs.doorbell(), doorbell), (self.status.as_ref(), 0)];
             P::wait(&words, (deadline != NEVER).then_some(deadline));
             self.counts.sleeps += 1;

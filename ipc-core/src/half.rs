@@ -99,9 +99,8 @@ impl<P: Platform> Ours<P> {
     }
 
     pub(crate) fn set_posted(&self, bits: u64) {
-        // ORDERING(posted): Release; what the bits tell of is visible before them. Pairs with
-        // `Theirs::posted`.
-        self.0.head().posted.0.store(bits, P::ordering(Label::Posted, Release));
+        // ORDERING: Relaxed; the poster's fence (PostFence) came before, and releases the data.
+        self.0.head().posted.0.store(bits, Relaxed);
     }
 
     pub(crate) fn set_acknowledged(&self, bits: u64) {
@@ -158,7 +157,7 @@ impl<P: Platform> Theirs<P> {
     #[inline]
     pub(crate) fn taken(&self) -> u64 {
         // ORDERING: Relaxed; a withdrawing sender's fence (WithdrawFence) came before; after a
-        // death the Acquire of the status word did.
+        // death the same fence came after the status word was read.
         self.0.head().progress.0.taken.load(Relaxed)
     }
 
@@ -191,8 +190,8 @@ impl<P: Platform> Theirs<P> {
     }
 
     pub(crate) fn posted(&self) -> u64 {
-        // ORDERING(posted): Acquire; pairs with `Ours::set_posted`.
-        self.0.head().posted.0.load(P::ordering(Label::Posted, Acquire))
+        // ORDERING: Relaxed; the reader's fence (AcknowledgeFence) follows, and acquires the data.
+        self.0.head().posted.0.load(Relaxed)
     }
 
     pub(crate) fn acknowledged(&self) -> u64 {

@@ -106,7 +106,7 @@ const _: () = {
     assert!(size_of::<Line<Host>>() == LINE_BYTES && align_of::<Line<Host>>() == LINE_BYTES);
     assert!(offset_of!(Line<Host>, mark) == 4 && offset_of!(Line<Host>, body) == 8);
     assert!(size_of::<Head<Host>>() == 640 && size_of::<Head<Host>>() <= SEGMENT_HEADER_BYTES);
-    assert!(SEGMENT_HEADER_BYTES % LINE_BYTES == 0);
+    assert!(SEGMENT_HEADER_BYTES.is_multiple_of(LINE_BYTES));
     assert!(offset_of!(Head<Host>, doorbell) == 0);
     assert!(offset_of!(Head<Host>, sleep) == 128);
     assert!(offset_of!(Head<Host>, progress) == 256);

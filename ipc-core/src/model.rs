@@ -131,14 +131,39 @@ pub fn explore(minimum: usize, body: impl Fn() + Sync + Send + 'static) -> usize
     executions
 }
 
-/// Runs the model of a broken twin and expects it to fail.
+/// Set in the process in which a broken twin runs.
+const TWIN_VARIABLE: &str = "RENDEZ_BROKEN_TWIN";
+
+/// Runs the model of a broken twin and expects it to fail. `test` is the full name of the test that
+/// this is called from.
+///
+/// The twin runs in a process of its own (this test binary again, with that one test), because a
+/// failing loom model may abort: it unwinds through its own objects.
 ///
 /// # Panics
-/// If it passes: then the sound model would not have noticed the mistake either.
-pub fn expect_failure(
-    what: &str,
-    body: impl Fn() + Sync + Send + std::panic::UnwindSafe + 'static,
-) {
-    let result = std::panic::catch_unwind(move || explore(1, body));
-    assert!(result.is_err(), "the twin without {what} was expected to fail, and passed");
+/// If the twin passes: then the sound model would not have noticed the mistake either. Also if the
+/// process cannot be started, or `test` is not the name of this test.
+pub fn expect_failure(test: &str, body: impl Fn() + Sync + Send + 'static) {
+    if std::env::var_os(TWIN_VARIABLE).is_some() {
+        // The line proves that the twin got this far: a wrong test name would run nothing and pass.
+        println!("twin {test} runs");
+        explore(1, body);
+        println!("twin {test} passed");
+        return;
+    }
+    let output = std::env::current_exe()
+        .and_then(|this| {
+            std::process::Command::new(this)
+                .args([test, "--exact", "--nocapture", "--test-threads=1"])
+                .env(TWIN_VARIABLE, "1")
+                .env("RUST_BACKTRACE", "0")
+                .output()
+        })
+        .expect("a test binary can be run again");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains(&format!("twin {test} runs")), "no test is called {test:?}");
+    assert!(
+        !output.status.success() && !said.contains(&format!("twin {test} passed")),
+        "the broken twin {test} was expected to fail, and passed"
+    );
 }

@@ -12,8 +12,9 @@
 //!
 //! # Why these orderings
 //! A poster that finds a bit pending does not flip it. If the reader acknowledged it meanwhile, the
-//! fences decide: either P3 sees the acknowledgement (and flips), or N4 sees the data of P1.
-//! `posted` is released by P4 and acquired by N1, for the bits that were flipped.
+//! fences decide: either P3 sees the acknowledgement (and flips), or N4 sees the data of P1. The
+//! same two fences stand between P1 and P4, and between N1 and N4, so the words themselves need no
+//! ordering of their own: what a flipped bit tells of is visible to whoever takes it.
 //!
 //! Posters of one process take turns under the connection's lock: two that flip at once would undo
 //! each other.

@@ -41,6 +41,14 @@ pub struct Key {
     generation: u32,
 }
 
+impl Key {
+    /// The place in the receiver's table, which is used again after [`Receiver::remove`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.index as usize
+    }
+}
+
 /// What [`Receiver::next`] found.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Turn {

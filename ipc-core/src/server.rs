@@ -26,7 +26,7 @@ use crate::half::{Ours, Theirs};
 use crate::notification::{Acknowledger, Poster};
 use crate::platform::{Atomic, Label, Lock, Platform};
 use crate::ring::{Buffer, Fault, Reader, Writer, plain};
-use core::sync::atomic::Ordering::Acquire;
+use core::sync::atomic::Ordering::Relaxed;
 use rendez_protocol::limit::LINE_BYTES;
 use rendez_protocol::message::{Header, area_bytes, room_bytes};
 use rendez_protocol::status::{ConnectionState, Status};
@@ -183,8 +183,9 @@ impl<P: Platform> ServerEnd<P> {
     #[must_use]
     #[inline]
     pub fn state(&self) -> ConnectionState {
-        // ORDERING(status): Acquire; pairs with the kernel's store of the word.
-        let word = self.status.as_ref().load(P::ordering(Label::Status, Acquire));
+        // ORDERING(status): Relaxed; when a message is taken, the fence (TakeFence) came before;
+        // elsewhere nothing is read after it.
+        let word = self.status.as_ref().load(Relaxed);
         ConnectionState::from_word(word)
     }
 
@@ -225,6 +226,16 @@ impl<P: Platform> ServerEnd<P> {
             }
             self.port.reply(&taken, Status::WITHDRAWN, &[]);
         }
+    }
+
+    /// Takes the next message and dies at once, between (T4) and (T5): for models of death.
+    ///
+    /// # Panics
+    /// If there is no message.
+    #[cfg(feature = "model")]
+    pub fn die_after_taking(self) {
+        assert!(matches!(self.reader.peek(&self.port.theirs), Ok(Some(_))), "a message is there");
+        self.port.ours.set_taken(self.reader.position() + 1);
     }
 
     /// (T2)

@@ -2,7 +2,7 @@
 
 use super::{Atomic, BODY_BYTES, Bell as BellTrait, Body, Label, Lock, Platform};
 use crate::segment::{Bytes, Mapping};
-use crate::status::StatusReader;
+use crate::status::{PageWriter, StatusReader};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use rendez_protocol::limit::INLINE_BYTES;
 use rendez_protocol::message::Header;
@@ -123,18 +123,19 @@ impl BellTrait<Host> for Bell {
     }
 }
 
-/// One word of this task's status segment.
+/// One word of this task's status segment, and the task page in which waits on it are published.
 #[derive(Clone, Debug)]
 pub struct HostStatus {
     reader: Arc<StatusReader>,
+    page: Arc<PageWriter>,
     index: u32,
 }
 
 impl HostStatus {
     /// Word `index` of the segment; `None` if there is no such word.
     #[must_use]
-    pub fn new(reader: Arc<StatusReader>, index: u32) -> Option<Self> {
-        (index < rendez_protocol::limit::STATUS_WORDS).then_some(Self { reader, index })
+    pub fn new(reader: Arc<StatusReader>, page: Arc<PageWriter>, index: u32) -> Option<Self> {
+        (index < rendez_protocol::limit::STATUS_WORDS).then_some(Self { reader, page, index })
     }
 }
 
@@ -204,6 +205,10 @@ impl Platform for Host {
             ),
         };
         let _ = result;
+    }
+
+    fn waiting(status: &HostStatus) -> impl Sized + '_ {
+        status.page.waiting(status.index)
     }
 
     fn wake(word: &AtomicU32) {

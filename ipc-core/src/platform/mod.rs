@@ -29,10 +29,6 @@ pub enum Label {
     Freed,
     /// A connection's status word: what the dead peer did is visible before its death is.
     Status,
-    /// Notification bits: what they tell of is visible before they are.
-    Posted,
-    /// Acknowledged bits: the look at what they told of comes after.
-    Acknowledged,
     /// Fence of a writer, between publishing and looking whether the reader is asleep.
     PublishFence,
     /// Fence of a reader, between saying that it is asleep and looking once more.
@@ -137,6 +133,9 @@ pub trait Platform: Sized + Debug + 'static {
     /// Waits until one of `words` no longer holds the value beside it, until it is woken, or until
     /// `deadline` (ns of [`Platform::now`]). May return without cause.
     fn wait(words: &[(&Self::U32, u32)], deadline: Option<u64>);
+
+    /// Says, for as long as the answer lives, that this thread waits on the connection of `status`.
+    fn waiting(_status: &Self::Status) -> impl Sized + '_ {}
 
     /// Wakes all who wait for `word`.
     fn wake(word: &Self::U32);

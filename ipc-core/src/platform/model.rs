@@ -181,7 +181,8 @@ impl ModelStatus {
 
     /// What the kernel does: stores the word and wakes its waiters.
     pub fn set<T: Twin>(&self, word: u32) {
-        // ORDERING(status): Release; pairs with `ClientEnd::state` and `ServerEnd::state`.
+        // ORDERING(status): Release; what the dead task did is visible before its death is. Pairs
+        // with the fence after `ClientEnd::state`.
         self.0.store(word, Model::<T>::ordering(Label::Status, Ordering::Release));
         Model::<T>::wake(&self.0);
     }
