@@ -1,5 +1,69 @@
-//! Rendez: synchronous message passing between isolated processes.
+//! Rendez: synchronous message passing between isolated Linux processes.
+//!
+//! A small broker process, the *kernel*, owns endpoints and capabilities. Everything else is a
+//! *server* in a process of its own, reached by send, receive and reply over shared-memory rings;
+//! the kernel is never on a message's path.
+//!
+//! - [`Task`]: this process as the kernel knows it: its capabilities, its requests.
+//! - [`Client`]: sends to a server, reconnects when it was restarted. [`Connection`]: one
+//!   connection, several transactions in flight, nothing sent twice.
+//! - [`Server`] runs a [`Service`]: a server's logic, which names no process.
+//! - [`Registration`] and [`Task::look_up`]: the name space.
+//! - [`runtime`]: where a system's front door is.
+//!
+//! A client in ten lines:
+//!
+//! ```no_run
+//! use rendez::{Client, Task};
+//!
+//! let task = Task::current()?;
+//! let echo = Client::look_up(&task, "/echo", None)?;
+//! let reply = echo.send(1, b"hello", 64)?;
+//! println!("{}", String::from_utf8_lossy(&reply));
+//! # Ok::<(), rendez::Error>(())
+//! ```
+//!
+//! A server in ten lines:
+//!
+//! ```no_run
+//! use rendez::service::{Context, Message, Reply, Service};
+//! use rendez::{Server, Task};
+//!
+//! struct Echo;
+//! impl Service for Echo {
+//!     fn receive(&mut self, _: &mut dyn Context, message: Message<'_>, reply: Reply<'_>) {
+//!         reply.ok(message.payload);
+//!     }
+//! }
+//!
+//! let task = Task::current()?;
+//! let mut server = Server::new(&task)?;
+//! let endpoint = task.create_endpoint()?;
+//! server.serve(endpoint.slot, None)?;
+//! let _name = task.register("/echo", endpoint.slot)?;
+//! server.run(&mut Echo)?;
+//! # Ok::<(), rendez::Error>(())
+//! ```
 
+mod client;
+mod connection;
+mod error;
+mod link;
+mod names;
+pub mod runtime;
+mod server;
 pub mod service;
+mod task;
 
+pub use client::Client;
+pub use connection::{Connection, Options, Reply};
+pub use error::Error;
+pub use names::Registration;
+pub use rendez_ipc_core::client::{ClientCounts, NEVER, SendError};
+pub use rendez_ipc_core::ring::Buffer;
+pub use rendez_ipc_core::wait::{Wait, learned_wake_ns};
 pub use rendez_protocol as protocol;
+pub use rendez_protocol::{Rights, Slot, Status, Why};
+pub use server::Server;
+pub use service::Service;
+pub use task::{Task, deadline_after};

@@ -2,6 +2,8 @@
 //! [`Service`] runs over rings between processes and by direct call in a unit test.
 
 use parking_lot::{Condvar, Mutex};
+use rendez_ipc_core::platform::{Host, Platform};
+use rendez_ipc_core::server::{Port, Taken};
 use rendez_protocol::kernel::{Credentials, Fate, KernelError, Offer, Received};
 use rendez_protocol::{ConnectionId, Interface, ObjectId, Rights, Slot, Status, TaskId, Ticket};
 use std::sync::Arc;
@@ -80,10 +82,22 @@ pub struct Message<'a> {
     pub operation: u16,
     /// Its payload.
     pub payload: &'a [u8],
-    /// When its sender stops waiting; `None` means never.
-    pub deadline: Option<Instant>,
+    /// When its sender stops waiting, in ns of `CLOCK_MONOTONIC`; 0 means never. A claim.
+    pub deadline_ns: u64,
     /// The longest reply that the sender has room for, in bytes.
     pub room: usize,
+}
+
+impl Message<'_> {
+    /// When its sender stops waiting; `None` means never. Reads the clock.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        if self.deadline_ns == 0 {
+            return None;
+        }
+        let left = self.deadline_ns.saturating_sub(Host::now());
+        Instant::now().checked_add(std::time::Duration::from_nanos(left))
+    }
 }
 
 /// A server's logic.
@@ -105,6 +119,12 @@ pub trait Service {
 
     /// A watched object died or restarted.
     fn watched(&mut self, _context: &mut dyn Context, _slot: Slot, _what: Fate) {}
+
+    /// A client posted notification bits, if its capability has POST.
+    fn notified(&mut self, _context: &mut dyn Context, _caller: &Caller, _bits: u64) {}
+
+    /// The last capability with SEND to an endpoint that this task serves is gone.
+    fn no_senders(&mut self, _context: &mut dyn Context, _endpoint: ObjectId) {}
 
     /// When [`Service::expired`] wants to be called next.
     fn next_deadline(&self) -> Option<Instant> {
@@ -212,122 +232,114 @@ pub fn call(
     service.receive(
         context,
         message,
-        Reply { inner: Some(ReplyTo::Direct(&slot)), room: message.room },
+        Reply { to: Some(ReplyTo::Direct(&slot)), room: message.room },
     );
     slot
 }
 
 #[derive(Debug)]
 enum ReplyTo<'a> {
+    Ring(&'a Arc<Port<Host>>, Taken),
     Direct(&'a Arc<DirectSlot>),
 }
 
 /// The right to reply to the message at hand. Used once; let go of, it answers `dropped`.
 #[derive(Debug)]
 pub struct Reply<'a> {
-    inner: Option<ReplyTo<'a>>,
+    to: Option<ReplyTo<'a>>,
     room: usize,
 }
 
 #[derive(Debug)]
 enum KeptTo {
+    Ring(Arc<Port<Host>>, Taken),
     Direct(Arc<DirectSlot>),
 }
 
 /// The right to reply, kept beyond the handler; can move to another thread.
 #[derive(Debug)]
 pub struct ReplyRight {
-    inner: Option<KeptTo>,
+    to: Option<KeptTo>,
     room: usize,
 }
 
-impl Reply<'_> {
-    /// Replies with `status` and `payload`. A payload longer than the sender's room becomes
-    /// `too big`.
+impl<'a> Reply<'a> {
     #[inline]
-    pub fn send(mut self, status: Status, payload: &[u8]) {
-        match self.inner.take() {
-            Some(ReplyTo::Direct(slot)) => direct(slot, self.room, status, payload),
-            None => {}
-        }
-    }
-
-    /// Replies OK with `payload`.
-    #[inline]
-    pub fn ok(self, payload: &[u8]) {
-        self.send(Status::OK, payload);
-    }
-
-    /// Replies with a refusal.
-    pub fn refuse(self, refusal: &Refusal) {
-        let room = self.room;
-        self.send(refusal.status, clip(&refusal.text, room));
-    }
-
-    /// Replies with what `result` is.
-    pub fn result(self, result: Result<Vec<u8>, Refusal>) {
-        match result {
-            Ok(payload) => self.ok(&payload),
-            Err(refusal) => self.refuse(&refusal),
-        }
+    pub(crate) fn ring(port: &'a Arc<Port<Host>>, taken: Taken) -> Self {
+        Self { to: Some(ReplyTo::Ring(port, taken)), room: taken.room_bytes() }
     }
 
     /// Keeps the right beyond the handler.
     #[must_use]
     pub fn keep(mut self) -> ReplyRight {
-        let inner = self.inner.take().map(|to| match to {
+        let to = self.to.take().map(|to| match to {
+            ReplyTo::Ring(port, taken) => KeptTo::Ring(Arc::clone(port), taken),
             ReplyTo::Direct(slot) => KeptTo::Direct(Arc::clone(slot)),
         });
-        ReplyRight { inner, room: self.room }
+        ReplyRight { to, room: self.room }
     }
-}
 
-impl Drop for Reply<'_> {
-    fn drop(&mut self) {
-        match self.inner.take() {
-            Some(ReplyTo::Direct(slot)) => slot.put(Status::DROPPED, &[]),
+    #[inline]
+    fn put(&mut self, status: Status, payload: &[u8]) {
+        match self.to.take() {
+            Some(ReplyTo::Ring(port, taken)) => port.reply(&taken, status, payload),
+            Some(ReplyTo::Direct(slot)) => direct(slot, self.room, status, payload),
             None => {}
         }
     }
 }
 
 impl ReplyRight {
-    /// Replies with `status` and `payload`, as [`Reply::send`].
-    pub fn send(mut self, status: Status, payload: &[u8]) {
-        match self.inner.take() {
+    fn put(&mut self, status: Status, payload: &[u8]) {
+        match self.to.take() {
+            Some(KeptTo::Ring(port, taken)) => port.reply(&taken, status, payload),
             Some(KeptTo::Direct(slot)) => direct(&slot, self.room, status, payload),
             None => {}
         }
     }
-
-    /// Replies OK with `payload`.
-    pub fn ok(self, payload: &[u8]) {
-        self.send(Status::OK, payload);
-    }
-
-    /// Replies with a refusal.
-    pub fn refuse(self, refusal: &Refusal) {
-        let room = self.room;
-        self.send(refusal.status, clip(&refusal.text, room));
-    }
-
-    /// Replies with what `result` is.
-    pub fn result(self, result: Result<Vec<u8>, Refusal>) {
-        match result {
-            Ok(payload) => self.ok(&payload),
-            Err(refusal) => self.refuse(&refusal),
-        }
-    }
 }
 
-impl Drop for ReplyRight {
-    fn drop(&mut self) {
-        match self.inner.take() {
-            Some(KeptTo::Direct(slot)) => slot.put(Status::DROPPED, &[]),
-            None => {}
+/// What can be done with the right to reply, kept or not.
+macro_rules! replies {
+    ($right:ty) => {
+        impl $right {
+            /// Replies with `status` and `payload`. A payload longer than the sender's room becomes
+            /// `too big`.
+            #[inline]
+            pub fn send(mut self, status: Status, payload: &[u8]) {
+                self.put(status, payload);
+            }
+
+            /// Replies OK with `payload`.
+            #[inline]
+            pub fn ok(self, payload: &[u8]) {
+                self.send(Status::OK, payload);
+            }
+
+            /// Replies with a refusal, its text cut to the sender's room.
+            pub fn refuse(self, refusal: &Refusal) {
+                let room = self.room;
+                self.send(refusal.status, clip(&refusal.text, room));
+            }
+
+            /// Replies with what `result` is.
+            pub fn result(self, result: Result<Vec<u8>, Refusal>) {
+                match result {
+                    Ok(payload) => self.ok(&payload),
+                    Err(refusal) => self.refuse(&refusal),
+                }
+            }
         }
-    }
+
+        impl Drop for $right {
+            fn drop(&mut self) {
+                self.put(Status::DROPPED, &[]);
+            }
+        }
+    };
 }
+replies!(Reply<'_>);
+replies!(ReplyRight);
 
 fn direct(slot: &DirectSlot, room: usize, status: Status, payload: &[u8]) {
     if payload.len() > room {

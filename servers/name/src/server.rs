@@ -157,7 +157,7 @@ impl NameServer {
         };
         match self.find(context, asker, request.path, request.rights) {
             Err(refusal) if refusal.status == status::NOT_FOUND && request.wait => {
-                let deadline = message.deadline.map_or(Deadline::Never, Deadline::At);
+                let deadline = message.deadline().map_or(Deadline::Never, Deadline::At);
                 match self.admit_waiter(asker.task) {
                     Err(refusal) => reply.refuse(&refusal),
                     Ok(id) => {

@@ -1,0 +1,367 @@
+//! One connection to a server: several transactions in flight, nothing sent twice.
+
+use crate::error::Error;
+use crate::task::{Task, deadline_after, out_of_turn};
+use rendez_ipc_core::client::{ClientCounts, ClientEnd, SendError};
+use rendez_ipc_core::half::{Ours, Theirs};
+use rendez_ipc_core::platform::{Host, HostBell, HostStatus};
+use rendez_ipc_core::ring::Buffer;
+use rendez_ipc_core::segment::{OwnSegment, PeerSegment};
+use rendez_ipc_core::wait::Wait;
+use rendez_protocol::kernel::{Answer, Doorbell, Offer, Received, Request, Shape};
+use rendez_protocol::limit::DEADLINE_DEFAULT_MS;
+use rendez_protocol::status::Why;
+use rendez_protocol::{ConnectionId, Interface, Slot, Status, TaskId, Ticket};
+use std::time::Duration;
+
+/// How to connect.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What the client speaks; compared with what the server offers. `None` asks nothing.
+    pub interface: Option<Interface>,
+    /// The client's own segment: bounds how long a request can be.
+    pub requests: Shape,
+    /// The server's segment: bounds how long a reply can be.
+    pub replies: Shape,
+    /// How the client waits for replies.
+    pub wait: Wait,
+    /// How long connecting may take, and how long a send may take that names no deadline.
+    pub timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            interface: None,
+            requests: Shape::default(),
+            replies: Shape::default(),
+            wait: Wait::Adaptive,
+            timeout: Duration::from_millis(DEADLINE_DEFAULT_MS),
+        }
+    }
+}
+
+impl Options {
+    /// The defaults, for a client that speaks `interface`.
+    #[must_use]
+    pub fn speaking(interface: Interface) -> Self {
+        Self { interface: Some(interface), ..Self::default() }
+    }
+
+    /// With payload areas of `bytes` (a power of two) in both directions.
+    #[must_use]
+    pub fn with_area(mut self, bytes: u32) -> Self {
+        self.requests.area_bytes = bytes;
+        self.replies.area_bytes = bytes;
+        self
+    }
+}
+
+/// A reply: the status, and the payload, which lies in the connection's buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply<'a> {
+    /// How the operation ended.
+    pub status: Status,
+    /// Its result, or what its refusal says.
+    pub payload: &'a [u8],
+}
+
+impl<'a> Reply<'a> {
+    /// The payload of a reply whose status is OK.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the server's words.
+    pub fn ok(self) -> Result<&'a [u8], Error> {
+        if self.status.is_ok() {
+            Ok(self.payload)
+        } else {
+            Err(Error::refused(self.status, self.payload))
+        }
+    }
+}
+
+/// One connection to a server. It ends when it is dropped. It never sends anything again by itself:
+/// each send ends in a reply, `NotDelivered` or `Interrupted`, and is reported at once.
+#[derive(Debug)]
+pub struct Connection {
+    end: ClientEnd<Host>,
+    task: Task,
+    id: ConnectionId,
+    server: TaskId,
+    interface: Option<Interface>,
+    timeout: Duration,
+    buffer: Buffer,
+}
+
+impl Connection {
+    /// Connects to the endpoint that the capability in `slot` names. Waits, within the timeout,
+    /// while the endpoint has no server but somebody who may bring one back.
+    ///
+    /// # Errors
+    /// What the kernel says: a version that does not fit, a right that is missing, a dead server.
+    pub fn open(task: &Task, slot: Slot, options: &Options) -> Result<Self, Error> {
+        Self::open_until(task, slot, options, deadline_after(options.timeout))
+    }
+
+    /// As [`Connection::open`], with a deadline in ns of `CLOCK_MONOTONIC`.
+    ///
+    /// # Errors
+    /// As [`Connection::open`].
+    pub fn open_until(
+        task: &Task,
+        slot: Slot,
+        options: &Options,
+        deadline: u64,
+    ) -> Result<Self, Error> {
+        let request = Request::Connect {
+            slot,
+            interface: options.interface.clone(),
+            requests: options.requests,
+            replies: options.replies,
+            doorbell: Doorbell::Futex,
+        };
+        let (answer, mut descriptors) = task.link().ask(&request, deadline)?;
+        let Answer::Connecting { connection: id, status_index } = answer else {
+            return Err(out_of_turn(&answer));
+        };
+        // From here on the kernel knows the connection: a failure must let go of it.
+        let opened = (|| {
+            let own = descriptors.pop_front().ok_or_else(|| missing("own segment"))?;
+            let own = OwnSegment::map(own, options.requests)
+                .map_err(|error| Error::system("mapping the connection's own segment", error))?;
+            let mapped = Request::Mapped { connection: id, doorbell: Doorbell::Futex };
+            let (answer, mut descriptors) = task.link().ask(&mapped, deadline)?;
+            let Answer::Connected { server, generation, rings, interface } = answer else {
+                return Err(out_of_turn(&answer));
+            };
+            let peer = descriptors.pop_front().ok_or_else(|| missing("server's segment"))?;
+            let peer = PeerSegment::map(peer, options.replies)
+                .map_err(|error| Error::system("mapping the server's segment", error))?;
+            let bell = match rings {
+                Doorbell::Futex => HostBell::Futex,
+                Doorbell::Event => {
+                    HostBell::Event(descriptors.pop_front().ok_or_else(|| missing("doorbell"))?)
+                }
+            };
+            let status = HostStatus::new(task.status().clone(), task.page().clone(), status_index)
+                .ok_or_else(|| Error::Protocol(format!("a status word {status_index}")))?;
+            let (ours, theirs) = (Ours::new(own.into_mapping()), Theirs::new(peer.into_mapping()));
+            let end = ClientEnd::new(ours, theirs, status, bell, generation, options.wait);
+            Ok((end, server, interface))
+        })();
+        match opened {
+            Ok((end, server, interface)) => Ok(Self {
+                end,
+                task: task.clone(),
+                id,
+                server,
+                interface,
+                timeout: options.timeout,
+                buffer: Buffer::new(),
+            }),
+            Err(error) => {
+                task.link().tell(&Request::Disconnect { connection: id, why: Why::Closed });
+                Err(error)
+            }
+        }
+    }
+
+    /// The connection, as the kernel knows it.
+    #[must_use]
+    pub const fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// The task at the other end.
+    #[must_use]
+    pub const fn server(&self) -> TaskId {
+        self.server
+    }
+
+    /// The server's incarnation.
+    #[must_use]
+    pub const fn generation(&self) -> u32 {
+        self.end.generation()
+    }
+
+    /// What the server speaks, if it says.
+    #[must_use]
+    pub const fn interface(&self) -> Option<&Interface> {
+        self.interface.as_ref()
+    }
+
+    /// Changes how this end waits.
+    pub const fn set_wait(&mut self, wait: Wait) {
+        self.end.set_wait(wait);
+    }
+
+    /// Statistics.
+    #[must_use]
+    pub const fn counts(&self) -> ClientCounts {
+        self.end.counts()
+    }
+
+    /// The longest payload of a request, in bytes.
+    #[must_use]
+    pub const fn request_bytes_max(&self) -> usize {
+        self.end.request_bytes_max()
+    }
+
+    /// The longest payload of a reply, in bytes.
+    #[must_use]
+    pub fn reply_bytes_max(&self) -> usize {
+        self.end.reply_bytes_max()
+    }
+
+    /// Sends a request and waits for its reply, of at most `room` bytes.
+    ///
+    /// # Errors
+    /// How it ended without an answer.
+    #[inline]
+    pub fn send(
+        &mut self,
+        operation: u16,
+        payload: &[u8],
+        room: usize,
+    ) -> Result<Reply<'_>, SendError> {
+        let deadline = coarse_deadline(self.timeout);
+        self.send_until(operation, payload, room, deadline)
+    }
+
+    /// As [`Connection::send`], with a deadline in ns of `CLOCK_MONOTONIC`, [`NEVER`](crate::NEVER)
+    /// for none.
+    ///
+    /// # Errors
+    /// How it ended without an answer.
+    #[inline]
+    pub fn send_until(
+        &mut self,
+        operation: u16,
+        payload: &[u8],
+        room: usize,
+        deadline: u64,
+    ) -> Result<Reply<'_>, SendError> {
+        match self.end.send(operation, payload, room, deadline, &mut self.buffer) {
+            Ok(status) => Ok(Reply { status, payload: self.buffer.as_slice() }),
+            Err(error) => Err(self.report(error)),
+        }
+    }
+
+    /// Sends a request without waiting for its reply; answers its transaction id. Waits for room in
+    /// the ring.
+    ///
+    /// # Errors
+    /// `NotDelivered`.
+    pub fn begin(&mut self, operation: u16, payload: &[u8], room: usize) -> Result<u64, SendError> {
+        let deadline = coarse_deadline(self.timeout);
+        self.end
+            .begin_waiting(operation, payload, room, deadline)
+            .map_err(|error| self.report(error))
+    }
+
+    /// Waits for the reply to a transaction that was begun.
+    ///
+    /// # Errors
+    /// How it ended without an answer.
+    ///
+    /// # Panics
+    /// If the transaction is not in flight: a mistake of the caller.
+    pub fn finish(&mut self, transaction: u64) -> Result<Reply<'_>, SendError> {
+        let deadline = coarse_deadline(self.timeout);
+        match self.end.wait(transaction, &mut self.buffer, deadline) {
+            Ok(status) => Ok(Reply { status, payload: self.buffer.as_slice() }),
+            Err(error) => Err(self.report(error)),
+        }
+    }
+
+    /// Gives up a transaction that was begun.
+    ///
+    /// # Errors
+    /// How it ended: `NotDelivered` if the server had not taken it. `Ok` if its reply was there.
+    ///
+    /// # Panics
+    /// If the transaction is not in flight: a mistake of the caller.
+    pub fn cancel(&mut self, transaction: u64) -> Result<Reply<'_>, SendError> {
+        match self.end.withdraw(transaction, Why::Cancelled, &mut self.buffer) {
+            Ok(status) => Ok(Reply { status, payload: self.buffer.as_slice() }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Tells the kernel of a server that broke the protocol.
+    #[cold]
+    fn report(&self, error: SendError) -> SendError {
+        if self.end.fault().is_some() {
+            self.task.link().tell(&Request::Disconnect { connection: self.id, why: Why::Protocol });
+        }
+        error
+    }
+
+    /// Takes the notification bits that the server has posted, 0 if none are pending.
+    pub fn take_notifications(&mut self) -> u64 {
+        self.end.take_notifications()
+    }
+
+    /// Waits for notification bits, at most for `timeout`; 0 if none came.
+    ///
+    /// # Errors
+    /// `NotDelivered` with the reason if the connection has ended.
+    pub fn wait_notifications(&mut self, timeout: Duration) -> Result<u64, SendError> {
+        self.end.wait_notifications(deadline_after(timeout))
+    }
+
+    /// Posts notification bits to the server, which takes those that the capability allows.
+    pub fn post(&mut self, bits: u64) {
+        self.end.post(bits);
+    }
+
+    /// Puts capabilities into escrow for the server; the ticket goes into a request.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn offer(&self, items: &[Offer]) -> Result<Ticket, Error> {
+        self.task.offer(self.id, items)
+    }
+
+    /// Takes what a ticket in a reply stands for.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn accept(&self, ticket: Ticket) -> Result<Vec<Received>, Error> {
+        self.task.accept(self.id, ticket)
+    }
+
+    /// The task that connected.
+    #[must_use]
+    pub const fn task(&self) -> &Task {
+        &self.task
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.task.link().tell(&Request::Disconnect { connection: self.id, why: Why::Closed });
+    }
+}
+
+fn missing(what: &str) -> Error {
+    Error::Protocol(format!("a descriptor is missing: {what}"))
+}
+
+/// Timeouts above this are counted from a clock that is a few milliseconds coarse and a quarter of
+/// the price.
+const COARSE_ABOVE: Duration = Duration::from_millis(500);
+
+/// The deadline `timeout` from now, never early.
+#[inline]
+fn coarse_deadline(timeout: Duration) -> u64 {
+    if timeout < COARSE_ABOVE {
+        return deadline_after(timeout);
+    }
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    // The coarse clock lags by at most a tick, which is at most 10 ms.
+    (now.tv_sec as u64)
+        .saturating_mul(1_000_000_000)
+        .saturating_add(now.tv_nsec as u64 + 10_000_000)
+        .saturating_add(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,216 @@
+//! A task's end of its kernel socket, shared by the task's threads.
+//!
+//! Any thread may ask. Whoever waits for an answer and finds nobody reading reads for all: answers
+//! go to those who asked, events into a queue that the server loop takes from. An eventfd tells the
+//! server loop of events that another thread has read.
+
+use crate::error::Error;
+use parking_lot::{Condvar, Mutex};
+use rendez_ipc_core::control::{Mode, receive_frame, send_frame};
+use rendez_ipc_core::platform::{Host, Platform};
+use rendez_protocol::kernel::{Answer, Event, Request, frame};
+use rendez_protocol::{decode, encode};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// An answer or event with the descriptors that came with it.
+pub(crate) type With<T> = (T, VecDeque<OwnedFd>);
+
+#[derive(Debug)]
+pub(crate) struct Link {
+    socket: OwnedFd,
+    next: AtomicU64,
+    state: Mutex<State>,
+    changed: Condvar,
+    events_read: OwnedFd,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Questions asked, and their answers once they are there.
+    asked: HashMap<u64, Option<With<Answer>>>,
+    events: VecDeque<With<Event>>,
+    reading: bool,
+    gone: bool,
+}
+
+impl Link {
+    pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
+        Ok(Self {
+            socket,
+            next: AtomicU64::new(1),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            events_read: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        })
+    }
+
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Readable when another thread has read an event.
+    pub(crate) fn events_read(&self) -> BorrowedFd<'_> {
+        self.events_read.as_fd()
+    }
+
+    /// Asks and waits for the answer until `deadline` (ns).
+    pub(crate) fn ask(&self, request: &Request, deadline: u64) -> Result<With<Answer>, Error> {
+        self.ask_raw(frame::REQUEST, &encode(request), deadline)
+    }
+
+    pub(crate) fn ask_raw(
+        &self,
+        code: u16,
+        payload: &[u8],
+        deadline: u64,
+    ) -> Result<With<Answer>, Error> {
+        // Relaxed: only different numbers are wanted.
+        let transaction = self.next.fetch_add(1, Ordering::Relaxed);
+        self.state.lock().asked.insert(transaction, None);
+        if let Err(error) = send_frame(self.socket(), transaction, code, payload, &[], Mode::Wait) {
+            self.state.lock().asked.remove(&transaction);
+            return Err(match error.kind() {
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Error::KernelGone,
+                _ => Error::system("sending a request to the kernel", error),
+            });
+        }
+        let asked_at = Host::now();
+        match self.await_answer(transaction, deadline)? {
+            Some((Answer::Error(error), _)) => Err(error.into()),
+            Some(answer) => Ok(answer),
+            None => {
+                self.tell(&Request::Cancel { transaction });
+                Err(Error::KernelSilent { ms: (Host::now() - asked_at) / 1_000_000 })
+            }
+        }
+    }
+
+    /// Asks without wanting to know the answer.
+    pub(crate) fn tell(&self, request: &Request) {
+        // Relaxed: as in `ask_raw`. A failure means that the kernel is gone, which the next question
+        // or the server loop finds out.
+        let transaction = self.next.fetch_add(1, Ordering::Relaxed);
+        let payload = encode(request);
+        let _ = send_frame(self.socket(), transaction, frame::REQUEST, &payload, &[], Mode::Wait);
+    }
+
+    fn await_answer(&self, transaction: u64, deadline: u64) -> Result<Option<With<Answer>>, Error> {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(Some(_)) = state.asked.get(&transaction) {
+                return Ok(state.asked.remove(&transaction).flatten());
+            }
+            if state.gone {
+                state.asked.remove(&transaction);
+                return Err(Error::KernelGone);
+            }
+            let now = Host::now();
+            if now >= deadline {
+                state.asked.remove(&transaction);
+                return Ok(None);
+            }
+            if state.reading {
+                let left = std::time::Duration::from_nanos(deadline - now).min(MAX_WAIT);
+                let _ = self.changed.wait_for(&mut state, left);
+                continue;
+            }
+            state.reading = true;
+            drop(state);
+            let frame = self.read(Some(deadline - now));
+            state = self.state.lock();
+            state.reading = false;
+            self.changed.notify_all();
+            self.sort(&mut state, frame, true)?;
+        }
+    }
+
+    /// The next event, if one is there.
+    pub(crate) fn take_event(&self) -> Result<Option<With<Event>>, Error> {
+        let mut state = self.state.lock();
+        let _ = rustix::io::read(&self.events_read, &mut [0; 8]);
+        while state.events.is_empty() {
+            if state.gone {
+                return Err(Error::KernelGone);
+            }
+            if state.reading {
+                return Ok(None);
+            }
+            state.reading = true;
+            drop(state);
+            let frame = self.read(Some(0));
+            state = self.state.lock();
+            state.reading = false;
+            self.changed.notify_all();
+            if !self.sort(&mut state, frame, false)? {
+                return Ok(None);
+            }
+        }
+        let event = state.events.pop_front();
+        if !state.events.is_empty() {
+            let _ = rustix::io::write(&self.events_read, &1u64.to_ne_bytes());
+        }
+        Ok(event)
+    }
+
+    /// Waits for a frame for at most `ns` and reads it; `Ok(None)` if there is none.
+    fn read(&self, ns: Option<u64>) -> io::Result<Option<Option<rendez_ipc_core::control::Frame>>> {
+        let timeout = ns.map(|ns| Timespec {
+            tv_sec: (ns / 1_000_000_000).min(i64::MAX as u64) as i64,
+            tv_nsec: (ns % 1_000_000_000) as i64,
+        });
+        let mut polled = [PollFd::new(&self.socket, PollFlags::IN)];
+        match poll(&mut polled, timeout.as_ref()) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(None),
+            Ok(_) => {}
+            Err(error) => return Err(error.into()),
+        }
+        match receive_frame(self.socket(), Mode::Now) {
+            Ok(frame) => Ok(Some(frame)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(Some(None)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Puts what was read where it belongs; whether anything was read.
+    fn sort(
+        &self,
+        state: &mut State,
+        read: io::Result<Option<Option<rendez_ipc_core::control::Frame>>>,
+        tell_server: bool,
+    ) -> Result<bool, Error> {
+        let frame = match read.map_err(|error| Error::system("reading from the kernel", error))? {
+            None => return Ok(false),
+            Some(None) => {
+                state.gone = true;
+                let _ = rustix::io::write(&self.events_read, &1u64.to_ne_bytes());
+                return Ok(true);
+            }
+            Some(Some(frame)) => frame,
+        };
+        let descriptors = VecDeque::from(frame.descriptors);
+        match frame.header.code {
+            frame::ANSWER => {
+                // An answer that nobody waits for any more is dropped, its descriptors closed.
+                if let Some(place) = state.asked.get_mut(&frame.transaction) {
+                    *place = Some((decode(&frame.payload)?, descriptors));
+                }
+            }
+            frame::EVENT => {
+                state.events.push_back((decode(&frame.payload)?, descriptors));
+                if tell_server {
+                    let _ = rustix::io::write(&self.events_read, &1u64.to_ne_bytes());
+                }
+            }
+            other => return Err(Error::Protocol(format!("a frame of unknown code {other}"))),
+        }
+        Ok(true)
+    }
+}
+
+/// How long a thread waits for another to read before it looks again.
+const MAX_WAIT: std::time::Duration = std::time::Duration::from_secs(1);

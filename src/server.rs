@@ -1,0 +1,287 @@
+//! The server loop: one thread that receives from all its clients.
+
+use crate::error::Error;
+use crate::service::{Caller, Context, Message, Reply, Service};
+use crate::task::{Task, out_of_turn};
+use rendez_ipc_core::half::{Ours, Theirs};
+use rendez_ipc_core::platform::{Host, HostBell, HostStatus, Platform};
+use rendez_ipc_core::receive::{Key, Receiver, Turn};
+use rendez_ipc_core::ring::Buffer;
+use rendez_ipc_core::segment::{OwnSegment, PeerSegment};
+use rendez_ipc_core::server::ServerEnd;
+use rendez_ipc_core::wait::Wait;
+use rendez_protocol::kernel::{Answer, Doorbell, Event, KernelError, Offer, Received, Request};
+use rendez_protocol::status::Why;
+use rendez_protocol::{ConnectionId, Interface, Rights, Slot, Ticket};
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+/// Descriptors of the loop's own, before those of the service.
+const KERNEL: u32 = 0;
+const EVENTS_READ: u32 = 1;
+const OF_SERVICE: u32 = 16;
+
+/// Serves endpoints of one task in one thread.
+#[derive(Debug)]
+pub struct Server {
+    receiver: Receiver,
+    world: World,
+    buffer: Buffer,
+    /// By the place of the connection's key.
+    callers: Vec<Option<Caller>>,
+}
+
+/// All of a server but what a message is read with: what its service may use meanwhile.
+#[derive(Debug)]
+struct World {
+    task: Task,
+    keys: HashMap<ConnectionId, Key>,
+    ports: HashMap<ConnectionId, std::sync::Arc<rendez_ipc_core::server::Port<Host>>>,
+}
+
+impl Server {
+    /// A server of `task` that waits by [`Wait::Adaptive`].
+    ///
+    /// # Errors
+    /// What Linux says.
+    pub fn new(task: &Task) -> Result<Self, Error> {
+        let system = |error| Error::system("setting up epoll", error);
+        let receiver =
+            Receiver::new(Wait::Adaptive, Some(task.status().clone())).map_err(system)?;
+        receiver.add_descriptor(task.link().socket(), KERNEL).map_err(system)?;
+        receiver.add_descriptor(task.link().events_read(), EVENTS_READ).map_err(system)?;
+        Ok(Self {
+            receiver,
+            world: World { task: task.clone(), keys: HashMap::new(), ports: HashMap::new() },
+            buffer: Buffer::new(),
+            callers: Vec::new(),
+        })
+    }
+
+    /// Changes how the server waits.
+    pub const fn set_wait(&mut self, wait: Wait) {
+        self.receiver.set_wait(wait);
+    }
+
+    /// Becomes the receiver of an endpoint, which speaks `interface` (`None` accepts any client).
+    /// Answers the endpoint's incarnation.
+    ///
+    /// # Errors
+    /// What the kernel says: RECEIVE is missing, or somebody else serves it.
+    pub fn serve(&self, slot: Slot, interface: Option<Interface>) -> Result<u32, Error> {
+        match self.world.task.ask(&Request::Serve { slot, interface })?.0 {
+            Answer::Serving { generation } => Ok(generation),
+            other => Err(out_of_turn(&other)),
+        }
+    }
+
+    /// How many clients are connected.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.receiver.len()
+    }
+
+    /// Serves until the service says that it has finished, or the kernel is gone.
+    ///
+    /// # Errors
+    /// [`Error::KernelGone`]: the system has ended, and so should this process. What Linux says.
+    pub fn run(&mut self, service: &mut impl Service) -> Result<(), Error> {
+        for (place, descriptor) in (OF_SERVICE..).zip(service.descriptors()) {
+            self.receiver
+                .add_descriptor(descriptor, place)
+                .map_err(|error| Error::system("adding a service's descriptor to epoll", error))?;
+        }
+        while !service.finished() {
+            self.step(service)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for one thing to happen and handles it.
+    ///
+    /// # Errors
+    /// As [`Server::run`].
+    #[inline]
+    pub fn step(&mut self, service: &mut impl Service) -> Result<(), Error> {
+        let deadline = service.next_deadline().map_or(u64::MAX, |at| {
+            let left = at.saturating_duration_since(Instant::now());
+            Host::now().saturating_add(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX))
+        });
+        let turn = self
+            .receiver
+            .next(&mut self.buffer, deadline)
+            .map_err(|error| Error::system("waiting for messages", error))?;
+        match turn {
+            Turn::Message(key, taken) => {
+                let Some(Some(caller)) = self.callers.get(key.index()) else { return Ok(()) };
+                let Some(port) = self.receiver.port(key) else { return Ok(()) };
+                let message = Message {
+                    caller,
+                    operation: taken.operation,
+                    payload: self.buffer.as_slice(),
+                    deadline_ns: taken.deadline,
+                    room: taken.room_bytes(),
+                };
+                service.receive(&mut self.world, message, Reply::ring(port, taken));
+            }
+            Turn::Notified(key, bits) => {
+                if let Some(Some(caller)) = self.callers.get(key.index()) {
+                    service.notified(&mut self.world, caller, bits);
+                }
+            }
+            Turn::Ended(key, _) => self.forget(key, service, None),
+            Turn::Fault(key, _fault) => self.forget(key, service, Some(Why::Protocol)),
+            Turn::Descriptor(KERNEL | EVENTS_READ) | Turn::Kernel => self.kernel_events(service)?,
+            Turn::Descriptor(token) => {
+                service.ready(&mut self.world, token.saturating_sub(OF_SERVICE) as usize);
+            }
+            Turn::Deadline => service.expired(&mut self.world, Instant::now()),
+        }
+        Ok(())
+    }
+
+    fn kernel_events(&mut self, service: &mut impl Service) -> Result<(), Error> {
+        while let Some((event, descriptors)) = self.world.task.link().take_event()? {
+            match event {
+                Event::Incoming { .. } => self.incoming(event, descriptors, service),
+                Event::Closed { connection, .. } => {
+                    if let Some(key) = self.world.keys.get(&connection) {
+                        self.forget(*key, service, None);
+                    }
+                }
+                Event::Watched { slot, what, .. } => service.watched(&mut self.world, slot, what),
+                Event::NoSenders { endpoint } => service.no_senders(&mut self.world, endpoint),
+            }
+        }
+        Ok(())
+    }
+
+    fn incoming(
+        &mut self,
+        event: Event,
+        descriptors: VecDeque<OwnedFd>,
+        service: &mut impl Service,
+    ) {
+        let Event::Incoming { connection, .. } = event else { return };
+        if let Err(why) = self.admit(event, descriptors, service) {
+            self.world.task.link().tell(&Request::Disconnect { connection, why });
+        }
+    }
+
+    /// Maps a new connection and takes it into the loop.
+    fn admit(
+        &mut self,
+        event: Event,
+        mut descriptors: VecDeque<OwnedFd>,
+        service: &mut impl Service,
+    ) -> Result<(), Why> {
+        let Event::Incoming {
+            connection,
+            endpoint,
+            status_index,
+            badge,
+            rights,
+            client,
+            credentials,
+            interface,
+            requests,
+            replies,
+            rings,
+        } = event
+        else {
+            return Ok(());
+        };
+        let mut next = || descriptors.pop_front().ok_or(Why::Protocol);
+        let (own, peer, doorbell) = (next()?, next()?, next()?);
+        let bell = match rings {
+            Doorbell::Futex => HostBell::Futex,
+            Doorbell::Event => HostBell::Event(next()?),
+        };
+        // What Linux refuses here is a limit of this process: descriptors or mappings.
+        let own = OwnSegment::map(own, replies).map_err(|_| Why::Quota)?;
+        let peer = PeerSegment::map(peer, requests).map_err(|_| Why::Protocol)?;
+        let task = &self.world.task;
+        let status = HostStatus::new(task.status().clone(), task.page().clone(), status_index)
+            .ok_or(Why::Protocol)?;
+        let mask = if rights.contains(Rights::POST) { u64::MAX } else { 0 };
+        let (ours, theirs) = (Ours::new(own.into_mapping()), Theirs::new(peer.into_mapping()));
+        let end = ServerEnd::new(ours, theirs, status, bell, mask);
+        let caller =
+            Caller { connection, task: client, endpoint, badge, rights, credentials, interface };
+        service.connected(&mut self.world, &caller).map_err(|_| Why::Denied)?;
+        let port = end.port().clone();
+        let key = match self.receiver.add(end, doorbell) {
+            Ok(key) => key,
+            Err(_) => {
+                service.disconnected(&mut self.world, &caller);
+                return Err(Why::Quota);
+            }
+        };
+        self.world.keys.insert(connection, key);
+        self.world.ports.insert(connection, port);
+        if self.callers.len() <= key.index() {
+            self.callers.resize(key.index() + 1, None);
+        }
+        self.callers[key.index()] = Some(caller);
+        self.world.task.link().tell(&Request::Mapped { connection, doorbell: Doorbell::Event });
+        Ok(())
+    }
+
+    /// Takes a connection out of the loop; tells the kernel `why` if it does not know.
+    fn forget(&mut self, key: Key, service: &mut impl Service, why: Option<Why>) {
+        if self.receiver.remove(key).is_none() {
+            return;
+        }
+        let Some(caller) = self.callers.get_mut(key.index()).and_then(Option::take) else { return };
+        let connection = caller.connection;
+        self.world.keys.remove(&connection);
+        self.world.ports.remove(&connection);
+        if let Some(why) = why {
+            self.world.task.link().tell(&Request::Disconnect { connection, why });
+        }
+        service.disconnected(&mut self.world, &caller);
+    }
+}
+
+/// What the kernel said, or, if it said nothing, that it is gone.
+fn kernel_error(error: Error) -> KernelError {
+    match error {
+        Error::Kernel(error) => error,
+        other => {
+            KernelError::System { doing: "asking the kernel".into(), error: other.to_string() }
+        }
+    }
+}
+
+impl Context for World {
+    fn accept(
+        &mut self,
+        connection: ConnectionId,
+        ticket: Ticket,
+    ) -> Result<Vec<Received>, KernelError> {
+        self.task.accept(connection, ticket).map_err(kernel_error)
+    }
+
+    fn offer(&mut self, connection: ConnectionId, items: &[Offer]) -> Result<Ticket, KernelError> {
+        self.task.offer(connection, items).map_err(kernel_error)
+    }
+
+    fn delete(&mut self, slot: Slot) -> Result<(), KernelError> {
+        self.task.delete(slot).map_err(kernel_error)
+    }
+
+    fn watch(&mut self, slot: Slot) -> Result<(), KernelError> {
+        self.task.watch(slot).map_err(kernel_error)
+    }
+
+    fn kill(&mut self, task: Slot, signal: i32) -> Result<(), KernelError> {
+        self.task.kill(task, signal).map_err(kernel_error)
+    }
+
+    fn post(&mut self, connection: ConnectionId, bits: u64) {
+        if let Some(port) = self.ports.get(&connection) {
+            port.post(bits);
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! This process as the kernel knows it.
+
+use crate::error::Error;
+use crate::link::{Link, With};
+use crate::runtime::Place;
+use rendez_ipc_core::control::{ForkRegistration, adopt_inherited, register_for_fork};
+use rendez_ipc_core::platform::{Host, Platform};
+use rendez_ipc_core::status::{PageWriter, StatusReader};
+use rendez_protocol::kernel::{
+    Answer, Capability, Give, Given, Hello, Offer, Received, Request, TaskInfo, frame,
+};
+use rendez_protocol::limit::{DEADLINE_DEFAULT_MS, LABEL_BYTES_MAX};
+use rendez_protocol::{ConnectionId, Rights, Slot, TaskId, Ticket, Version};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The absolute deadline that lies `after` from now, in ns of `CLOCK_MONOTONIC`.
+#[must_use]
+pub fn deadline_after(after: Duration) -> u64 {
+    Host::now().saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// This process as the kernel knows it: its kernel socket, status segment, page and capabilities.
+/// Cloning it is cheap; all clones are the same task, which ends with the last of them.
+#[derive(Clone, Debug)]
+pub struct Task {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    // Before `link`: it is taken off the list before its socket is closed.
+    _fork: ForkRegistration,
+    link: Link,
+    id: TaskId,
+    version: Version,
+    own: Received,
+    given: Vec<Given>,
+    status: Arc<StatusReader>,
+    page: Arc<PageWriter>,
+}
+
+impl Task {
+    /// The task that this process is: over the kernel socket that it inherited if it was started as
+    /// one, else through the front door that the environment names.
+    ///
+    /// # Errors
+    /// [`Error::NoSystem`] if nobody is behind the door; what the kernel says to the greeting.
+    pub fn current() -> Result<Self, Error> {
+        match Self::inherited()? {
+            Some(task) => Ok(task),
+            None => {
+                let place = Place::find(None).map_err(|bad| {
+                    Error::system(bad.to_string(), std::io::ErrorKind::InvalidInput)
+                })?;
+                Self::front_door(&place)
+            }
+        }
+    }
+
+    /// The task that this process was started as, `None` if it was not.
+    ///
+    /// # Errors
+    /// If what it inherited is no kernel socket, or what the kernel says to the greeting.
+    pub fn inherited() -> Result<Option<Self>, Error> {
+        adopt_inherited()
+            .map_err(|error| Error::system("taking the inherited kernel socket", error))?
+            .map(Self::over)
+            .transpose()
+    }
+
+    /// A task through the front door at `place`.
+    ///
+    /// # Errors
+    /// As [`Task::current`].
+    pub fn front_door(place: &Place) -> Result<Self, Error> {
+        Self::front_door_at(&place.socket())
+    }
+
+    /// A task through the front door that is the socket `path`.
+    ///
+    /// # Errors
+    /// As [`Task::current`].
+    pub fn front_door_at(path: &Path) -> Result<Self, Error> {
+        let no_system =
+            |cause: rustix::io::Errno| Error::NoSystem { path: path.into(), cause: cause.into() };
+        let socket =
+            socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(|error| Error::system("making a socket", error))?;
+        let address = SocketAddrUnix::new(path).map_err(no_system)?;
+        connect(&socket, &address).map_err(no_system)?;
+        Self::over(socket)
+    }
+
+    /// The task at this end of a kernel socket that nobody has greeted over.
+    ///
+    /// # Errors
+    /// What the kernel says to the greeting.
+    pub fn over(socket: OwnedFd) -> Result<Self, Error> {
+        let fork = register_for_fork(socket.as_fd())
+            .map_err(|error| Error::system("installing the fork handler", error))?;
+        let link = Link::new(socket).map_err(|error| Error::system("making an eventfd", error))?;
+        let mut greeting = Hello::OURS.to_bytes().to_vec();
+        greeting.extend_from_slice(own_name().as_bytes());
+        let (answer, mut descriptors) =
+            link.ask_raw(frame::HELLO, &greeting, default_deadline())?;
+        let Answer::Welcome { task: id, version, own, given } = answer else {
+            return Err(out_of_turn(&answer));
+        };
+        let (Some(status), Some(page)) = (descriptors.pop_front(), descriptors.pop_front()) else {
+            return Err(Error::Protocol("a welcome without its two descriptors".into()));
+        };
+        let status = StatusReader::map(status)
+            .map_err(|error| Error::system("mapping the status segment", error))?;
+        let page =
+            PageWriter::map(page).map_err(|error| Error::system("mapping the task page", error))?;
+        let task = Self {
+            inner: Arc::new(Inner {
+                _fork: fork,
+                link,
+                id,
+                version,
+                own,
+                given,
+                status: Arc::new(status),
+                page: Arc::new(page),
+            }),
+        };
+        task.done(&Request::PageMapped)?;
+        Ok(task)
+    }
+
+    /// Who this task is.
+    #[must_use]
+    pub fn id(&self) -> TaskId {
+        self.inner.id
+    }
+
+    /// The kernel's version.
+    #[must_use]
+    pub fn kernel_version(&self) -> Version {
+        self.inner.version
+    }
+
+    /// A capability of the task to itself.
+    #[must_use]
+    pub fn own(&self) -> Received {
+        self.inner.own
+    }
+
+    /// What the task was given at its start.
+    #[must_use]
+    pub fn given(&self) -> &[Given] {
+        &self.inner.given
+    }
+
+    /// The capability that the task was given under `name`.
+    ///
+    /// # Errors
+    /// [`Error::NotGiven`].
+    pub fn given_as(&self, name: &str) -> Result<Received, Error> {
+        self.given()
+            .iter()
+            .find(|given| given.name == name)
+            .map(|given| given.capability)
+            .ok_or_else(|| Error::NotGiven {
+                name: name.into(),
+                given: self.given().iter().map(|given| given.name.clone()).collect(),
+            })
+    }
+
+    pub(crate) fn link(&self) -> &Link {
+        &self.inner.link
+    }
+
+    pub(crate) fn status(&self) -> &Arc<StatusReader> {
+        &self.inner.status
+    }
+
+    pub(crate) fn page(&self) -> &Arc<PageWriter> {
+        &self.inner.page
+    }
+
+    /// Asks the kernel, with the default deadline.
+    ///
+    /// # Errors
+    /// What the kernel says, or that it does not answer.
+    pub(crate) fn ask(&self, request: &Request) -> Result<With<Answer>, Error> {
+        self.inner.link.ask(request, default_deadline())
+    }
+
+    fn done(&self, request: &Request) -> Result<(), Error> {
+        match self.ask(request)?.0 {
+            Answer::Done => Ok(()),
+            other => Err(out_of_turn(&other)),
+        }
+    }
+
+    fn slot(&self, request: &Request) -> Result<Received, Error> {
+        match self.ask(request)?.0 {
+            Answer::Slot(received) => Ok(received),
+            other => Err(out_of_turn(&other)),
+        }
+    }
+
+    /// Makes an endpoint; the answer names a capability with all rights to it.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn create_endpoint(&self) -> Result<Received, Error> {
+        self.slot(&Request::CreateEndpoint)
+    }
+
+    /// Makes a task that has not started, and gives it capabilities. The socket that comes back is
+    /// what its process must inherit, its number in the environment variable
+    /// [`SOCKET_VARIABLE`](rendez_protocol::kernel::SOCKET_VARIABLE).
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn create_task(
+        &self,
+        name: &str,
+        give: Vec<Give>,
+    ) -> Result<(Received, TaskId, OwnedFd), Error> {
+        match self.ask(&Request::CreateTask { name: name.into(), give })? {
+            (Answer::Task { capability, id }, mut descriptors) => match descriptors.pop_front() {
+                Some(socket) => Ok((capability, id, socket)),
+                None => Err(Error::Protocol("a task without its socket".into())),
+            },
+            (other, _) => Err(out_of_turn(&other)),
+        }
+    }
+
+    /// Derives a capability with `rights` and, if given, a badge.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn mint(&self, slot: Slot, rights: Rights, badge: Option<u64>) -> Result<Received, Error> {
+        self.slot(&Request::Mint { slot, rights, badge })
+    }
+
+    /// Moves a capability to a new slot; the old slot is stale.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn move_capability(&self, slot: Slot) -> Result<Received, Error> {
+        self.slot(&Request::Move { slot })
+    }
+
+    /// Lets go of a capability.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn delete(&self, slot: Slot) -> Result<(), Error> {
+        self.done(&Request::Delete { slot })
+    }
+
+    /// Deletes everything derived from a capability, and severs the connections made with it;
+    /// answers how many capabilities and connections that were.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn revoke(&self, slot: Slot) -> Result<(u32, u32), Error> {
+        match self.ask(&Request::Revoke { slot })?.0 {
+            Answer::Revoked { capabilities, connections } => Ok((capabilities, connections)),
+            other => Err(out_of_turn(&other)),
+        }
+    }
+
+    /// What a capability is.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn inspect(&self, slot: Slot) -> Result<Capability, Error> {
+        match self.ask(&Request::Inspect { slot })?.0 {
+            Answer::Inspected(capability) => Ok(capability),
+            other => Err(out_of_turn(&other)),
+        }
+    }
+
+    /// Puts capabilities into escrow for the other end of a connection.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn offer(&self, connection: ConnectionId, items: &[Offer]) -> Result<Ticket, Error> {
+        match self.ask(&Request::Offer { connection, items: items.to_vec() })?.0 {
+            Answer::Ticket(ticket) => Ok(ticket),
+            other => Err(out_of_turn(&other)),
+        }
+    }
+
+    /// Takes what a ticket stands for.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn accept(&self, connection: ConnectionId, ticket: Ticket) -> Result<Vec<Received>, Error> {
+        match self.ask(&Request::Accept { connection, ticket })?.0 {
+            Answer::Received(received) => Ok(received),
+            other => Err(out_of_turn(&other)),
+        }
+    }
+
+    /// Asks to be told of an object's death or restart; a [`Server`](crate::Server) of this task
+    /// hears of it through [`Service::watched`](crate::Service::watched).
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn watch(&self, slot: Slot) -> Result<(), Error> {
+        self.done(&Request::Watch { slot })
+    }
+
+    /// Sends a task's process a POSIX signal.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn kill(&self, slot: Slot, signal: i32) -> Result<(), Error> {
+        self.done(&Request::Kill { slot, signal })
+    }
+
+    /// Every task, as a capability to the kernel's own task with INSPECT lets one see.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn list(&self, kernel: Slot) -> Result<Vec<TaskInfo>, Error> {
+        match self.ask(&Request::List { slot: kernel })?.0 {
+            Answer::Tasks(tasks) => Ok(tasks),
+            other => Err(out_of_turn(&other)),
+        }
+    }
+
+    /// Says what the front door gives, by a capability to the kernel's own task with GRANT.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn front_door_gives(&self, kernel: Slot, give: Vec<Give>) -> Result<(), Error> {
+        self.done(&Request::FrontDoor { slot: kernel, give })
+    }
+}
+
+pub(crate) fn default_deadline() -> u64 {
+    deadline_after(Duration::from_millis(DEADLINE_DEFAULT_MS))
+}
+
+pub(crate) fn out_of_turn(answer: &Answer) -> Error {
+    Error::Protocol(format!("{answer:?}"))
+}
+
+/// The program's name, for people.
+fn own_name() -> String {
+    let path = std::env::current_exe().unwrap_or_default();
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.chars().filter(|c| !c.is_control()).take(LABEL_BYTES_MAX / 4).collect()
+}
