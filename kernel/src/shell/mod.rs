@@ -49,6 +49,11 @@ use std::rc::Rc;
 const PER_TURN: usize = 16;
 /// Processes of one uid that may be at the front door without having greeted.
 const UNGREETED_MAX: usize = 64;
+/// What part of the kernel's descriptors one task's connections in the making may be: their number
+/// is the number of descriptors divided by this (each takes up to five for a while).
+const MAKING_SHARE: u64 = 64;
+/// How many connections one task may have in the making however many descriptors there are.
+const MAKING_MAX: usize = 1024;
 /// How soon to try again what Linux had no room for, in ms.
 const AGAIN_MS: i64 = 50;
 /// Epoll's word for the front door.
@@ -151,12 +156,13 @@ pub fn refuse_descriptors(socket: BorrowedFd<'_>) -> bool {
 /// If something cannot be set up. Nothing that a task does makes a running kernel return.
 pub fn run(config: Config) -> Result<(), Error> {
     let _kept = config.keep;
-    raise_descriptor_limit();
+    let descriptors = raise_descriptor_limit();
     let mut shell = Shell::new(
         config.listener,
         config.lifeline,
         config.first,
         Machine::new(config.quotas),
+        descriptors,
         config.sandbox,
         config.look_always,
     )?;
@@ -195,14 +201,16 @@ pub fn run(config: Config) -> Result<(), Error> {
     }
 }
 
-/// Descriptors are what runs out first: allow as many as this process may allow itself.
-fn raise_descriptor_limit() {
+/// Descriptors are what runs out first: allows as many as this process may allow itself, and says
+/// how many that is.
+fn raise_descriptor_limit() -> u64 {
     let limit = rustix::process::getrlimit(Resource::Nofile);
-    // If it fails the soft limit stays, and quotas or Linux say so when it is reached.
-    let _ = rustix::process::setrlimit(
-        Resource::Nofile,
-        Rlimit { current: limit.maximum, maximum: limit.maximum },
-    );
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let known = match rustix::process::setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    };
+    known.unwrap_or(u64::MAX)
 }
 
 struct Shell {
@@ -237,6 +245,7 @@ impl Shell {
         lifeline: Option<OwnedFd>,
         first: Option<OwnedFd>,
         machine: Machine,
+        descriptors: u64,
         sandbox: bool,
         look_always: bool,
     ) -> Result<Self, Error> {
@@ -262,7 +271,9 @@ impl Shell {
             lifeline,
             first,
             closers,
-            segments: Segments::default(),
+            segments: Segments::new(
+                usize::try_from(descriptors / MAKING_SHARE).unwrap_or(MAKING_MAX).min(MAKING_MAX),
+            ),
             peers: HashMap::new(),
             tasks: HashMap::new(),
             peers_ever: 0,
@@ -669,8 +680,17 @@ impl Shell {
     /// an error and what it was about is taken back.
     fn answer_task(&mut self, to: TaskId, transaction: u64, answer: Answer, attach: &[Attach]) {
         let Some((id, _)) = self.peer(to) else { return };
-        match self.attachments(attach) {
+        let descriptors = match &answer {
+            Answer::Connecting { connection, .. } => self.segments.charge(*connection, to),
+            _ => Ok(()),
+        };
+        match descriptors.and_then(|()| self.attachments(attach)) {
             Ok(descriptors) => {
+                if let (Answer::Connected { .. }, Some(connection)) =
+                    (&answer, attach.iter().find_map(connection_of))
+                {
+                    self.segments.complete(connection);
+                }
                 if let (Answer::Welcome { .. }, Some(peer)) = (&answer, self.peers.get_mut(&id)) {
                     peer.welcomed = true;
                 }

@@ -16,8 +16,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Clients that may wait to be announced to a server that does not read; whoever comes then is
-/// refused with `Quota`.
-pub(super) const INCOMING_MAX: usize = 1024;
+/// refused with `Quota`. Each costs the kernel up to four descriptors.
+pub(super) const INCOMING_MAX: usize = 128;
 /// Frames that may wait altogether. The rest are ends of connections and fates of what a task
 /// watches, of which its quotas allow fewer than this; a task with more is given up.
 pub(super) const QUEUE_MAX: usize = 1 << 16;
@@ -113,6 +113,8 @@ pub(super) struct Peer {
     room: Room,
     queue: VecDeque<Outgoing>,
     topics: HashSet<Topic>,
+    /// How many of the queued frames announce a client.
+    incoming: usize,
 }
 
 impl Peer {
@@ -146,6 +148,7 @@ impl Peer {
             room,
             queue: VecDeque::new(),
             topics: HashSet::new(),
+            incoming: 0,
         })
     }
 
@@ -184,7 +187,7 @@ impl Peer {
 
     /// Whether another client may be announced.
     pub(super) fn takes_incoming(&self) -> bool {
-        self.queue.len() < INCOMING_MAX
+        self.incoming < INCOMING_MAX
     }
 
     /// Drops the queued announcement of `connection`. Whether there was one: then the task has
@@ -194,9 +197,18 @@ impl Peer {
     }
 
     fn take_back(&mut self, topic: Topic) -> bool {
-        let there = self.topics.remove(&topic);
+        let there = self.leaves(topic);
         if there {
             self.queue.retain(|waiting| waiting.topic != Some(topic));
+        }
+        there
+    }
+
+    /// A queued event leaves the queue. Whether it was there.
+    fn leaves(&mut self, topic: Topic) -> bool {
+        let there = self.topics.remove(&topic);
+        if there && matches!(topic, Topic::Incoming(_)) {
+            self.incoming = self.incoming.saturating_sub(1);
         }
         there
     }
@@ -210,7 +222,12 @@ impl Peer {
         if self.queue.len() >= QUEUE_MAX {
             return Sent::Broken;
         }
-        self.topics.extend(outgoing.topic);
+        if let Some(topic) = outgoing.topic
+            && self.topics.insert(topic)
+            && matches!(topic, Topic::Incoming(_))
+        {
+            self.incoming = self.incoming.saturating_add(1);
+        }
         self.queue.push_back(outgoing);
         if self.queue.len() > 1 { Sent::Waits } else { self.flush() }
     }
@@ -246,7 +263,7 @@ impl Peer {
             if let Some(sent) = self.queue.pop_front()
                 && let Some(topic) = sent.topic
             {
-                self.topics.remove(&topic);
+                self.leaves(topic);
             }
             if was_event && let Some(status) = &mut self.status {
                 status.bump();

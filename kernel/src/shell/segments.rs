@@ -2,8 +2,8 @@
 
 use crate::effect::Side;
 use rendez_ipc_core::status::{SEALS, has_hole, memory_file};
-use rendez_protocol::ConnectionId;
 use rendez_protocol::kernel::KernelError;
+use rendez_protocol::{ConnectionId, TaskId};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use std::collections::HashMap;
 use std::io;
@@ -13,10 +13,21 @@ use std::rc::Rc;
 /// A descriptor on its way to a task. Frames that wait share it with the table.
 pub(super) type Shared = Rc<OwnedFd>;
 
-/// All connections that are being made, or whose descriptors have not all gone out.
-#[derive(Debug, Default)]
+/// All connections, and which of them still cost the kernel descriptors.
+#[derive(Debug)]
 pub(super) struct Segments {
-    connections: HashMap<ConnectionId, [End; 2]>,
+    connections: HashMap<ConnectionId, Connection>,
+    /// How many connections are being made for each task that connects: between the first
+    /// descriptor that is made and the last that has gone out.
+    making: HashMap<TaskId, usize>,
+    making_max: usize,
+}
+
+#[derive(Debug)]
+struct Connection {
+    ends: [End; 2],
+    /// Whose account it is on, while it is being made.
+    maker: Option<TaskId>,
 }
 
 /// What belongs to one side of a connection.
@@ -51,21 +62,63 @@ pub(super) fn system(doing: &str, error: impl Into<io::Error>) -> KernelError {
 }
 
 impl Segments {
+    /// `making_max`: how many connections a task may have in the making.
+    pub(super) fn new(making_max: usize) -> Self {
+        Self { connections: HashMap::new(), making: HashMap::new(), making_max }
+    }
+
     /// Remembers the sizes of a connection's segments.
     pub(super) fn make(&mut self, connection: ConnectionId, client: usize, server: usize) {
         let end = |bytes| End { bytes, segment: None, sealed: false, bell: Bell::NotMade };
-        self.connections.insert(connection, [end(client), end(server)]);
+        let made = Connection { ends: [end(client), end(server)], maker: None };
+        self.connections.insert(connection, made);
+    }
+
+    /// Puts what `connection` costs while it is being made on `maker`'s account.
+    pub(super) fn charge(
+        &mut self,
+        connection: ConnectionId,
+        maker: TaskId,
+    ) -> Result<(), KernelError> {
+        let charged = self.making.entry(maker).or_default();
+        if *charged >= self.making_max {
+            return Err(KernelError::Quota {
+                what: "connections of one task in the making".into(),
+                limit: self.making_max as u64,
+            });
+        }
+        if let Some(connection) = self.connections.get_mut(&connection)
+            && connection.maker.is_none()
+        {
+            connection.maker = Some(maker);
+            *charged = charged.saturating_add(1);
+        }
+        Ok(())
     }
 
     /// Lets go of all that is left of a connection.
     pub(super) fn forget(&mut self, connection: ConnectionId) {
+        self.complete(connection);
         self.connections.remove(&connection);
+    }
+
+    /// The connection is made, as far as its client can tell: it is on nobody's account any more.
+    pub(super) fn complete(&mut self, connection: ConnectionId) {
+        let maker = self.connections.get_mut(&connection).and_then(|made| made.maker.take());
+        if let Some(maker) = maker
+            && let Some(charged) = self.making.get_mut(&maker)
+        {
+            *charged = charged.saturating_sub(1);
+            if *charged == 0 {
+                self.making.remove(&maker);
+            }
+        }
     }
 
     fn end(&mut self, connection: ConnectionId, side: Side) -> Result<&mut End, KernelError> {
         self.connections
             .get_mut(&connection)
-            .and_then(|ends| ends.get_mut(index(side)))
+            .and_then(|made| made.ends.get_mut(index(side)))
             .ok_or(KernelError::BadConnection(connection))
     }
 
@@ -178,15 +231,15 @@ pub(super) fn seal(file: &OwnedFd, bytes: usize) -> Result<(), KernelError> {
 #[cfg(test)]
 mod tests {
     use super::{Segments, Side};
-    use rendez_protocol::ConnectionId;
     use rendez_protocol::kernel::KernelError;
+    use rendez_protocol::{ConnectionId, TaskId};
     use std::rc::Rc;
 
     const CONNECTION: ConnectionId = ConnectionId { index: 1, generation: 0 };
 
     #[test]
     fn descriptors_leave_the_table_as_they_go_out() {
-        let mut segments = Segments::default();
+        let mut segments = Segments::new(1);
         segments.make(CONNECTION, 8192, 4096);
         let own = segments.own(CONNECTION, Side::Client).unwrap();
         assert!(matches!(segments.seal(CONNECTION, Side::Client), Err(KernelError::Order(_))));
@@ -209,8 +262,25 @@ mod tests {
     }
 
     #[test]
+    fn connections_in_the_making_are_on_somebodys_account() {
+        let mut segments = Segments::new(1);
+        let task = |index| TaskId { index, generation: 0 };
+        let other = ConnectionId { index: 2, generation: 0 };
+        segments.make(CONNECTION, 4096, 4096);
+        segments.make(other, 4096, 4096);
+        segments.charge(CONNECTION, task(1)).unwrap();
+        let refused = segments.charge(other, task(1));
+        assert!(matches!(refused, Err(KernelError::Quota { limit: 1, .. })));
+        segments.charge(other, task(2)).unwrap();
+        segments.forget(other);
+        segments.complete(CONNECTION);
+        segments.complete(CONNECTION);
+        assert!(segments.making.is_empty());
+    }
+
+    #[test]
     fn an_owner_that_truncates_or_seals_first_is_refused() {
-        let mut segments = Segments::default();
+        let mut segments = Segments::new(1);
         segments.make(CONNECTION, 4096, 4096);
         let own = segments.own(CONNECTION, Side::Client).unwrap();
         rustix::io::write(&*own, &[1; 8192]).unwrap();
