@@ -56,8 +56,15 @@ impl Machine {
         let (top, _) = self.capability(who, slot)?;
         let mut capabilities: u32 = 0;
         let mut connections = BTreeSet::new();
-        // Youngest last in the list, first to go: nothing is hung over only to go too.
-        for id in self.tree.revocable(top).into_iter().rev() {
+        let doomed = self.tree.revocable(top);
+        // Who loses the capability to watch hears nothing of what else goes now.
+        for id in &doomed {
+            if let Some(node) = self.tree.get(*id).copied() {
+                self.forget_watch(*id, &node);
+            }
+        }
+        // Children first: nothing is hung over only to go too.
+        for id in doomed.into_iter().rev() {
             match self.tree.get(id).map(|node| node.holder) {
                 Some(Holder::End(connection, _)) => _ = connections.insert(connection),
                 Some(holder) if holder.is_capability() => {

@@ -1,0 +1,502 @@
+//! Long random runs: tasks that ask for anything, in any order, with ids that are good, stale or
+//! made up. After every step all invariants are checked, and what the machine has said is compared
+//! with what it promises: one answer to a request, nothing to the dead, words set before they are
+//! told.
+
+use super::{CREDENTIALS, Hello};
+use crate::effect::{Effect, Side};
+use crate::machine::Machine;
+use crate::machine::connection::Phase;
+use crate::quota::Quotas;
+use rendez_protocol::kernel::{
+    Answer, Doorbell, Event, Give, KernelError, Offer, Request, Shape, Travel,
+};
+use rendez_protocol::{ConnectionId, Interface, Rights, Slot, TaskId, Ticket, Version, Why};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Small random numbers, the same for the same seed (SplitMix64).
+#[derive(Debug)]
+pub(super) struct Dice(pub(super) u64);
+
+impl Dice {
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(super) fn below(&mut self, n: usize) -> usize {
+        (self.next() % n.max(1) as u64) as usize
+    }
+
+    fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+
+    pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> Option<T> {
+        if from.is_empty() { None } else { Some(from[self.below(from.len())]) }
+    }
+}
+
+/// What one task has been told, some of it long ago.
+#[derive(Debug, Default)]
+struct Knowledge {
+    slots: Vec<Slot>,
+    connections: Vec<ConnectionId>,
+    tickets: Vec<(ConnectionId, Ticket)>,
+}
+
+#[derive(Debug)]
+struct Run {
+    machine: Machine,
+    dice: Dice,
+    tasks: Vec<TaskId>,
+    known: BTreeMap<TaskId, Knowledge>,
+    unanswered: BTreeMap<u64, TaskId>,
+    seals: Vec<(ConnectionId, Side)>,
+    /// Each task's status segment, as far as it was written.
+    words: BTreeMap<(TaskId, u32), u32>,
+    /// Which of its words a task was told to look at for a connection.
+    indices: BTreeMap<(TaskId, ConnectionId), Vec<u32>>,
+    made: BTreeSet<ConnectionId>,
+    transaction: u64,
+    /// How often each sort of answer came: a run that reaches nothing tests nothing.
+    seen: BTreeMap<&'static str, u32>,
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        let quotas = Quotas {
+            tasks: 9,
+            children: 6,
+            capabilities: 60,
+            endpoints: 6,
+            client_connections: 8,
+            server_connections: 12,
+            tickets: 4,
+            parked: 6,
+            watches: 8,
+            segment_bytes: 10 * Shape::default().segment_bytes() as u64,
+        };
+        let mut run = Self {
+            machine: Machine::new(quotas),
+            dice: Dice(seed),
+            tasks: Vec::new(),
+            known: BTreeMap::new(),
+            unanswered: BTreeMap::new(),
+            seals: Vec::new(),
+            words: BTreeMap::new(),
+            indices: BTreeMap::new(),
+            made: BTreeSet::new(),
+            transaction: 0,
+            seen: BTreeMap::new(),
+        };
+        let mut effects = Vec::new();
+        let first = run.machine.create_first("first", &mut effects);
+        run.tasks.push(first);
+        run.look(effects);
+        run.hello(first);
+        run
+    }
+
+    fn hello(&mut self, who: TaskId) {
+        let mut effects = Vec::new();
+        let transaction = self.ask(who);
+        self.machine.hello(who, transaction, Hello::OURS, CREDENTIALS, &mut effects);
+        self.look(effects);
+    }
+
+    fn ask(&mut self, who: TaskId) -> u64 {
+        self.transaction += 1;
+        if self.machine.is_alive(who) {
+            self.unanswered.insert(self.transaction, who);
+        }
+        self.transaction
+    }
+
+    fn step(&mut self) {
+        let mut effects = Vec::new();
+        if self.tasks.is_empty() {
+            let name = "again";
+            let id = self.machine.create_first(name, &mut effects);
+            self.tasks.push(id);
+            self.look(effects);
+            return self.hello(id);
+        }
+        let who = self.dice.pick(&self.tasks).unwrap();
+        let greeted = self.machine.tasks.get(who).is_some_and(|task| task.is_greeted());
+        if !greeted && self.dice.one_in(2) {
+            return self.hello(who);
+        }
+        match self.dice.below(100) {
+            0 => self.machine.died(who, &mut effects),
+            1 => {
+                let own = self.dice.one_in(2);
+                if let Ok(id) = self.machine.admit("guest", CREDENTIALS, own, &mut effects) {
+                    self.tasks.push(id);
+                }
+            }
+            2 => return self.hello(who),
+            3..30 if !self.seals.is_empty() => {
+                let at = self.dice.below(self.seals.len());
+                let (connection, side) = self.seals.remove(at);
+                let error = KernelError::Malformed("a hole".into());
+                let result = if self.dice.one_in(10) { Err(error) } else { Ok(()) };
+                self.machine.sealed(connection, side, result, &mut effects);
+            }
+            _ => {
+                let request = self.request(who);
+                if let Request::Cancel { .. } = request {
+                    self.machine.handle(who, 0, request, &mut effects);
+                } else {
+                    let transaction = self.ask(who);
+                    self.machine.handle(who, transaction, request, &mut effects);
+                }
+            }
+        }
+        self.look(effects);
+    }
+
+    /// A slot: mostly one that holds a capability with some of these rights.
+    fn slot(&mut self, who: TaskId, useful: Rights) -> Slot {
+        let any = Slot { index: self.dice.below(70) as u32, generation: self.dice.below(3) as u32 };
+        if self.dice.one_in(8) {
+            return self.dice.pick(&self.known.entry(who).or_default().slots).unwrap_or(any);
+        }
+        let Some(task) = self.machine.tasks.get(who) else { return any };
+        let good: Vec<Slot> = task
+            .space
+            .iter()
+            .map(|(slot, _)| slot)
+            .filter(|slot| {
+                let node = self.machine.capability(who, *slot);
+                node.is_ok_and(|(_, node)| useful.is_empty() || node.rights.intersects(useful))
+            })
+            .collect();
+        self.dice.pick(&good).unwrap_or(any)
+    }
+
+    /// A connection: mostly one that is there.
+    fn connection(&mut self, who: TaskId) -> ConnectionId {
+        let any = ConnectionId { index: self.dice.below(20) as u32, generation: 0 };
+        if self.dice.one_in(8) {
+            return self.dice.pick(&self.known.entry(who).or_default().connections).unwrap_or(any);
+        }
+        let Some(task) = self.machine.tasks.get(who) else { return any };
+        let good: Vec<ConnectionId> = task.connections.values().map(|(id, _)| *id).collect();
+        self.dice.pick(&good).unwrap_or(any)
+    }
+
+    fn rights(&mut self, who: TaskId, slot: Slot) -> Rights {
+        let held = self.machine.capability(who, slot).map_or(Rights::SEND, |(_, node)| node.rights);
+        match self.dice.below(8) {
+            0 => Rights::from_bits_retain(self.dice.next() as u32),
+            1 => held & Rights::from_bits_retain(self.dice.next() as u32),
+            2 => held - Rights::RECEIVE,
+            3 | 4 => held - Rights::SEND,
+            5 => held & (Rights::SEND | Rights::GRANT | Rights::MINT),
+            _ => held,
+        }
+    }
+
+    fn badge(&mut self) -> Option<u64> {
+        if self.dice.one_in(3) { Some(self.dice.next() % 3) } else { None }
+    }
+
+    fn gifts(&mut self, who: TaskId) -> Vec<Give> {
+        (0..self.dice.below(4))
+            .map(|_| {
+                let slot = self.slot(who, Rights::GRANT);
+                let (rights, badge) = (self.rights(who, slot), self.badge());
+                Give { name: "given".into(), slot, rights, badge }
+            })
+            .collect()
+    }
+
+    fn interface(&mut self) -> Option<Interface> {
+        let minor = self.dice.below(2) as u16;
+        (self.dice.one_in(4)).then(|| Interface::new("file", Version::new(1, minor)))
+    }
+
+    fn shape(&mut self) -> Shape {
+        let bad = self.dice.one_in(20);
+        if bad { Shape { lines: 3, area_bytes: 4096 } } else { Shape::default() }
+    }
+
+    fn doorbell(&mut self) -> Doorbell {
+        if self.dice.one_in(2) { Doorbell::Futex } else { Doorbell::Event }
+    }
+
+    fn request(&mut self, who: TaskId) -> Request {
+        let connection = self.connection(who);
+        let what = self.dice.below(100);
+        let slot = self.slot(
+            who,
+            match what {
+                8..14 => Rights::MINT,
+                47..51 => Rights::WATCH,
+                51..58 => Rights::RECEIVE,
+                58..72 => Rights::SEND,
+                94..96 => Rights::KILL,
+                96.. => Rights::INSPECT,
+                _ => Rights::empty(),
+            },
+        );
+        match what {
+            0 => Request::PageMapped,
+            1..5 => Request::CreateEndpoint,
+            5..8 => Request::CreateTask { name: "child".into(), give: self.gifts(who) },
+            8..14 => {
+                let (rights, badge) = (self.rights(who, slot), self.badge());
+                Request::Mint { slot, rights, badge }
+            }
+            14..17 => Request::Move { slot },
+            17..21 => Request::Delete { slot },
+            21..23 => Request::Revoke { slot },
+            23..25 => Request::Inspect { slot },
+            25..37 => {
+                let items = (0..self.dice.below(4))
+                    .map(|_| {
+                        let slot = self.slot(who, Rights::GRANT);
+                        let (rights, badge) = (self.rights(who, slot), self.badge());
+                        let moves = self.dice.one_in(3);
+                        let travel = if moves { Travel::Move } else { Travel::Mint };
+                        Offer { slot, rights, badge, travel }
+                    })
+                    .collect();
+                Request::Offer { connection, items }
+            }
+            37..47 => {
+                let tickets = &self.known.entry(who).or_default().tickets;
+                let recent = &tickets[tickets.len().saturating_sub(3)..];
+                let (connection, ticket) =
+                    self.dice.pick(recent).unwrap_or((connection, Ticket(1)));
+                Request::Accept { connection, ticket }
+            }
+            47..51 => Request::Watch { slot },
+            51..58 => Request::Serve { slot, interface: self.interface() },
+            58..72 => Request::Connect {
+                slot,
+                interface: self.interface(),
+                requests: self.shape(),
+                replies: self.shape(),
+                doorbell: self.doorbell(),
+            },
+            72..88 => Request::Mapped { connection, doorbell: self.doorbell() },
+            88..91 => {
+                let all = [Why::Closed, Why::Denied, Why::Dead, Why::Revoked, Why::Protocol];
+                let why = self.dice.pick(&all).unwrap();
+                Request::Disconnect { connection, why }
+            }
+            91..94 => {
+                let waits: Vec<u64> = self.unanswered.keys().copied().collect();
+                Request::Cancel { transaction: self.dice.pick(&waits).unwrap_or(1) }
+            }
+            94..96 => Request::Kill { slot, signal: self.dice.below(70) as i32 - 2 },
+            96..98 => Request::List { slot },
+            _ => Request::FrontDoor { slot, give: self.gifts(who) },
+        }
+    }
+
+    /// Looks at what the machine said, as the shell and the tasks would.
+    fn look(&mut self, effects: Vec<Effect>) {
+        self.machine.check();
+        for effect in effects {
+            match effect {
+                Effect::Answer { to, transaction, answer, .. } => {
+                    self.answered(to, transaction);
+                    self.learn(to, answer);
+                }
+                Effect::Tasks { to, transaction, .. } => {
+                    self.answered(to, transaction);
+                    *self.seen.entry("tasks").or_default() += 1;
+                }
+                Effect::Signal { to, transaction, task, .. } => {
+                    assert!(self.machine.is_alive(task));
+                    self.answered(to, transaction);
+                }
+                Effect::Event { to, event, .. } => {
+                    assert!(self.machine.is_alive(to), "{event:?} to the dead");
+                    self.hear(to, event);
+                }
+                Effect::Seal { connection, side } => self.seals.push((connection, side)),
+                Effect::Status { task, index, word } => {
+                    assert!(self.machine.is_alive(task), "a word to the dead");
+                    self.words.insert((task, index), word);
+                }
+                Effect::MakeConnection { connection, .. } => {
+                    assert!(self.made.insert(connection), "{connection} was made twice");
+                }
+                Effect::ForgetConnection(connection) => {
+                    assert!(self.made.remove(&connection), "{connection} was never made");
+                }
+                Effect::ForgetTask(task) => {
+                    assert!(self.tasks.contains(&task));
+                    self.tasks.retain(|id| *id != task);
+                    self.unanswered.retain(|_, of| *of != task);
+                    self.known.remove(&task);
+                }
+                Effect::MakeTask(_) | Effect::SealPage(_) => {}
+            }
+        }
+        assert_eq!(self.machine.tasks().count(), self.tasks.len());
+        assert!(self.tasks.iter().all(|id| self.machine.is_alive(*id)));
+        // Whatever has not been answered waits for something.
+        for (transaction, who) in &self.unanswered {
+            let waits = self.machine.tasks.get(*who).unwrap().waits.contains_key(transaction);
+            let seals = || {
+                self.machine.connections.iter().any(|(_, connection)| {
+                    connection.server.task == *who
+                        && matches!(connection.phase, Phase::ServerSeals { server, .. } if server == *transaction)
+                })
+            };
+            assert!(waits || seals(), "{transaction} of {who} was forgotten");
+        }
+    }
+
+    fn answered(&mut self, to: TaskId, transaction: u64) {
+        assert!(self.machine.is_alive(to), "an answer to the dead");
+        assert_eq!(self.unanswered.remove(&transaction), Some(to), "an answer to no question");
+    }
+
+    fn learn(&mut self, who: TaskId, answer: Answer) {
+        let known = self.known.entry(who).or_default();
+        let name = match answer {
+            Answer::Welcome { own, given, .. } => {
+                known.slots.push(own.slot);
+                known.slots.extend(given.iter().map(|given| given.capability.slot));
+                "welcome"
+            }
+            Answer::Slot(received) => {
+                known.slots.push(received.slot);
+                "slot"
+            }
+            Answer::Task { capability, id } => {
+                known.slots.push(capability.slot);
+                self.tasks.push(id);
+                "task"
+            }
+            Answer::Received(all) => {
+                known.slots.extend(all.iter().map(|received| received.slot));
+                "received"
+            }
+            Answer::Connecting { connection, status_index } => {
+                known.connections.push(connection);
+                self.told(who, connection, status_index);
+                "connecting"
+            }
+            Answer::Ticket(ticket) => {
+                // It is passed on, and everybody else has heard of it too.
+                if let Some((connection, other)) = self.escrow(ticket) {
+                    for id in self.tasks.clone() {
+                        if id == other || self.dice.one_in(8) {
+                            let known = self.known.entry(id).or_default();
+                            known.tickets.push((connection, ticket));
+                        }
+                    }
+                }
+                "ticket"
+            }
+            Answer::Connected { .. } => "connected",
+            Answer::Serving { .. } => "serving",
+            Answer::Revoked { connections: 1.., .. } => "severed",
+            Answer::Revoked { .. } => "revoked",
+            Answer::Error(KernelError::NotCompleted(_)) => "not completed",
+            Answer::Error(KernelError::Quota { .. }) => "quota",
+            Answer::Error(KernelError::Cancelled) => "cancelled",
+            Answer::Error(KernelError::Dead) => "dead",
+            Answer::Error(KernelError::BadTicket) => "bad ticket",
+            Answer::Error(_) => "error",
+            _ => "done",
+        };
+        *self.seen.entry(name).or_default() += 1;
+    }
+
+    fn escrow(&self, ticket: Ticket) -> Option<(ConnectionId, TaskId)> {
+        let escrow = self.machine.escrow.get(&ticket)?;
+        let connection = self.machine.connections.get(escrow.connection)?;
+        let ends = [connection.client.task, connection.server.task];
+        let other = ends.into_iter().find(|task| *task != escrow.offerer);
+        Some((escrow.connection, other.unwrap_or(escrow.offerer)))
+    }
+
+    fn told(&mut self, who: TaskId, connection: ConnectionId, index: u32) {
+        let word = self.words.get(&(who, index)).copied().unwrap_or(0);
+        assert_eq!(word, 0, "word {index} of {who} was told before it was set");
+        self.indices.entry((who, connection)).or_default().push(index);
+    }
+
+    fn hear(&mut self, who: TaskId, event: Event) {
+        let name = match event {
+            Event::Incoming { connection, status_index, .. } => {
+                self.known.entry(who).or_default().connections.push(connection);
+                self.told(who, connection, status_index);
+                "incoming"
+            }
+            Event::Closed { connection, .. } => {
+                let indices = &self.indices[&(who, connection)];
+                assert!(indices.iter().all(|index| self.words[&(who, *index)] != 0));
+                "closed"
+            }
+            Event::Watched { .. } => "watched",
+            Event::NoSenders { .. } => "no senders",
+        };
+        *self.seen.entry(name).or_default() += 1;
+    }
+}
+
+#[test]
+fn anything_in_any_order() {
+    let mut seen: BTreeMap<&str, u32> = BTreeMap::new();
+    for seed in 0..10 {
+        let mut run = Run::new(seed);
+        for step in 0..1_500 {
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run.step()));
+            if let Err(cause) = result {
+                eprintln!("seed {seed}, step {step}");
+                std::panic::resume_unwind(cause);
+            }
+        }
+        for (name, count) in run.seen {
+            *seen.entry(name).or_default() += count;
+        }
+        // And then everybody dies, and nothing is left.
+        for id in run.tasks.clone() {
+            run.machine.died(id, &mut Vec::new());
+            run.machine.check();
+        }
+        assert_eq!(run.machine.tasks().count(), 0);
+        assert_eq!(run.machine.connections.len(), 0);
+        assert!(run.machine.escrow.is_empty());
+        let kept = run.machine.front_door.given.len();
+        assert_eq!(run.machine.tree.iter().count(), kept, "only the front door keeps anything");
+    }
+    for name in [
+        "welcome",
+        "slot",
+        "task",
+        "received",
+        "connecting",
+        "ticket",
+        "connected",
+        "serving",
+        "severed",
+        "revoked",
+        "not completed",
+        "quota",
+        "cancelled",
+        "dead",
+        "bad ticket",
+        "error",
+        "done",
+        "tasks",
+        "incoming",
+        "closed",
+        "watched",
+        "no senders",
+    ] {
+        assert!(seen.get(name).is_some_and(|count| *count >= 5), "{name} hardly ever: {seen:?}");
+    }
+}
