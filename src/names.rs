@@ -13,6 +13,9 @@ use std::time::Duration;
 /// The name under which a task is given the name server.
 pub(crate) const NAME_SERVER: &str = "name";
 
+/// The name under which a task may be given a capability to the name server that lets it register.
+const REGISTER: &str = "register";
+
 /// A registered name. It vanishes when this is dropped.
 #[derive(Debug)]
 pub struct Registration {
@@ -29,8 +32,9 @@ impl Registration {
 }
 
 impl Task {
-    fn name_server(&self) -> Result<Connection, Error> {
-        let slot = self.given_as(NAME_SERVER)?.slot;
+    /// Connects to the name server by the capability given under `preferred`, else by the usual one.
+    fn name_server(&self, preferred: &str) -> Result<Connection, Error> {
+        let slot = self.given_as(preferred).or_else(|_| self.given_as(NAME_SERVER))?.slot;
         Connection::open(self, slot, &Options::speaking(name::interface()))
     }
 
@@ -54,7 +58,32 @@ impl Task {
         slot: Slot,
         rights: Rights,
     ) -> Result<Registration, Error> {
-        let mut connection = self.name_server()?;
+        self.register_at(self.name_server(REGISTER)?, path, slot, rights)
+    }
+
+    /// As [`Task::register_with`], through the name server whose endpoint the capability in
+    /// `name_server` names.
+    ///
+    /// # Errors
+    /// As [`Task::register`].
+    pub fn register_through(
+        &self,
+        name_server: Slot,
+        path: &str,
+        slot: Slot,
+        rights: Rights,
+    ) -> Result<Registration, Error> {
+        let options = Options::speaking(name::interface());
+        self.register_at(Connection::open(self, name_server, &options)?, path, slot, rights)
+    }
+
+    fn register_at(
+        &self,
+        mut connection: Connection,
+        path: &str,
+        slot: Slot,
+        rights: Rights,
+    ) -> Result<Registration, Error> {
         let ticket =
             connection.offer(&[Offer { slot, rights, badge: None, travel: Travel::Mint }])?;
         let request = encode(&Register { path, ticket });
@@ -74,7 +103,7 @@ impl Task {
         rights: Option<Rights>,
         wait: Option<Duration>,
     ) -> Result<(Received, String, String), Error> {
-        let mut connection = self.name_server()?;
+        let mut connection = self.name_server(NAME_SERVER)?;
         let request = encode(&LookUp { path, rights, wait: wait.is_some() });
         let deadline = crate::deadline_after(wait.unwrap_or(Duration::from_secs(10)));
         let room = connection.reply_bytes_max().min(PATH_BYTES_MAX + 64);
@@ -92,7 +121,7 @@ impl Task {
     /// # Errors
     /// What the kernel or the name server says.
     pub fn list_names(&self, path: &str) -> Result<Vec<name::Entry>, Error> {
-        let mut connection = self.name_server()?;
+        let mut connection = self.name_server(NAME_SERVER)?;
         let mut entries: Vec<name::Entry> = Vec::new();
         loop {
             let after = entries.last().map_or("", |entry| &entry.name);

@@ -1,0 +1,54 @@
+//! Starting processes: the launcher. The one place before `exec` where our code runs in a child.
+//!
+//! # Safety
+//! This file is an island of `unsafe`. Its invariant: what runs between fork and exec allocates
+//! nothing, takes no lock and makes async-signal-safe system calls only (`prctl`, `getppid`).
+
+use command_fds::{CommandFdExt, FdMapping};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getpid, getppid};
+use rendez_protocol::kernel::SOCKET_VARIABLE;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+
+/// The first descriptor that a started process inherits; a task's kernel socket is this one.
+pub const FIRST_INHERITED: i32 = 3;
+
+/// Starts `command` with `descriptors` as its descriptors [`FIRST_INHERITED`] and following. If
+/// `bound`, Linux kills it when the calling *thread* ends.
+///
+/// # Errors
+/// What Linux says to fork or exec.
+pub fn spawn(mut command: Command, descriptors: Vec<OwnedFd>, bound: bool) -> io::Result<Child> {
+    let mappings = (FIRST_INHERITED..)
+        .zip(descriptors)
+        .map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd })
+        .collect();
+    command
+        .fd_mappings(mappings)
+        .map_err(|collision| io::Error::new(io::ErrorKind::InvalidInput, collision))?;
+    if bound {
+        let parent = getpid();
+        // SAFETY: `die_with` only makes async-signal-safe system calls.
+        unsafe { command.pre_exec(move || die_with(parent)) };
+    }
+    command.spawn()
+}
+
+/// Starts `command` as the task whose kernel socket is `socket`.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn spawn_task(mut command: Command, socket: OwnedFd, bound: bool) -> io::Result<Child> {
+    command.env(SOCKET_VARIABLE, FIRST_INHERITED.to_string());
+    spawn(command, vec![socket], bound)
+}
+
+/// Has Linux kill this process when its parent ends; fails if it has ended already.
+fn die_with(parent: Pid) -> io::Result<()> {
+    set_pdeathsig(Signal::SIGKILL)?;
+    if getppid() == parent { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+}
