@@ -229,8 +229,9 @@ pub enum Request {
         /// Which.
         slot: Slot,
     },
-    /// Delete everything derived from a capability and sever the connections made with it.
-    /// → [`Answer::Revoked`]
+    /// Delete everything derived from a capability and sever the connections made with what was
+    /// derived, those included whose capability is deleted by now. The capability itself, and what
+    /// its holder made with it, stay. → [`Answer::Revoked`]
     Revoke {
         /// From which.
         slot: Slot,

@@ -9,11 +9,12 @@
 //!
 //! | file | object |
 //! |---|---|
-//! | `task` | tasks: made, admitted, greeted, dead |
+//! | `task`, `death` | tasks: made, admitted, greeted, dead |
 //! | `space` | capability spaces: mint, move, delete, revoke, inspect |
 //! | `tree` | the derivation tree, in which all capabilities hang |
 //! | `endpoint` | endpoints: their one receiver, and the connects that wait for it |
-//! | `connection` | connections: made in steps, ended in one |
+//! | `connection`, `handshake` | connections: made in steps, ended in one |
+//! | `words` | the words of a task's status segment |
 //! | `ticket` | capabilities in escrow, on their way over a connection |
 //! | `watch` | who is told of whose death |
 //! | `front_door` | what those are given who were not started by anybody here |
@@ -61,8 +62,10 @@
 
 mod check;
 mod connection;
+mod death;
 mod endpoint;
 mod front_door;
+mod handshake;
 mod space;
 mod table;
 mod task;
@@ -71,6 +74,7 @@ mod tests;
 mod ticket;
 mod tree;
 mod watch;
+mod words;
 
 use crate::effect::{Attach, Effect, Side};
 use crate::quota::Quotas;

@@ -9,16 +9,17 @@ use super::endpoint::Wait;
 use super::space::Cell;
 use super::table::Table;
 use super::tree::{NodeId, Object};
+use super::words::Words;
 use super::{Machine, Reply, label};
 use crate::effect::Side;
 use crate::effect::{Attach, Effect};
 use crate::quota::Count;
 use rendez_protocol::kernel::{
-    Answer, Credentials, Fate, Give, Given, Hello, KernelError, ObjectKind, TaskInfo,
+    Answer, Credentials, Give, Given, Hello, KernelError, ObjectKind, TaskInfo,
 };
 use rendez_protocol::version::PROTOCOL;
-use rendez_protocol::{ConnectionId, ObjectId, Rights, Slot, TaskId, Why, limit};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use rendez_protocol::{ConnectionId, ObjectId, Rights, Slot, TaskId, limit};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// All rights that there are to a task.
 pub(super) const TASK_RIGHTS: Rights = Rights::WATCH
@@ -86,49 +87,14 @@ pub(super) struct Task {
 }
 
 impl Task {
+    /// Whether it has not begun yet.
+    pub(super) fn is_embryo(&self) -> bool {
+        self.stage == Stage::Embryo
+    }
+
     /// Whether it has said Hello and may ask for something.
     pub(super) fn is_greeted(&self) -> bool {
         self.stage == Stage::Running
-    }
-}
-
-/// The words of a task's status segment that no connection has.
-///
-/// One that was used is used again as late as possible: the task may still look at it.
-#[derive(Debug)]
-pub(super) struct Words {
-    /// The first of those that were never used.
-    pub(super) fresh: u32,
-    /// Those that were, longest unused first.
-    pub(super) used: VecDeque<u32>,
-}
-
-impl Words {
-    /// How many words connections can have: word 0 is the task's own.
-    pub(super) const ALL: u32 = limit::STATUS_WORDS - 1;
-
-    fn new() -> Self {
-        Self { fresh: 1, used: VecDeque::new() }
-    }
-
-    /// How many are free.
-    pub(super) fn free(&self) -> usize {
-        (limit::STATUS_WORDS.saturating_sub(self.fresh) as usize).saturating_add(self.used.len())
-    }
-
-    /// Takes one; true if it was used before, and so must be set to 0.
-    pub(super) fn take(&mut self) -> Option<(u32, bool)> {
-        if self.fresh < limit::STATUS_WORDS {
-            let index = self.fresh;
-            self.fresh = self.fresh.saturating_add(1);
-            return Some((index, false));
-        }
-        self.used.pop_front().map(|index| (index, true))
-    }
-
-    /// Gives one back.
-    pub(super) fn put(&mut self, index: u32) {
-        self.used.push_back(index);
     }
 }
 
@@ -320,49 +286,6 @@ impl Machine {
             .collect();
         self.effects.push(Effect::Tasks { to: who, transaction, tasks });
         Ok(None)
-    }
-
-    /// A task is dead, and with it the embryos that it made.
-    pub(super) fn bury(&mut self, who: TaskId) {
-        let Some(task) = self.tasks.remove(who) else { return };
-        if let Some(parent) = task.parent.and_then(|parent| self.tasks.get_mut(parent)) {
-            parent.children.remove(&who);
-        }
-        for wait in task.waits.into_values() {
-            // What waits for a connection ends with it, below.
-            if let Wait::Connect(..) = wait {
-                self.withdraw(wait);
-            }
-        }
-        for (connection, _) in task.connections.into_values() {
-            self.end(connection, Why::Dead, None);
-        }
-        for endpoint in task.serves {
-            self.stop_serving(endpoint);
-        }
-        for watcher in task.watchers {
-            self.tell_watcher(watcher, Fate::Died { generation: 0 });
-        }
-        let mut held: Vec<NodeId> = task
-            .space
-            .iter()
-            .filter_map(|(_, cell)| match cell {
-                Cell::Held(id) => Some(*id),
-                Cell::Reserved => None,
-            })
-            .collect();
-        // Oldest first, so that what was derived from many of them in turn is hung over once.
-        held.sort_by_key(|id| self.tree.age(*id));
-        for id in held {
-            self.remove(id);
-        }
-        self.effects.push(Effect::ForgetTask(who));
-        // An embryo has made nothing, so this goes no deeper.
-        for child in task.children {
-            if self.tasks.get(child).is_some_and(|child| child.stage == Stage::Embryo) {
-                self.bury(child);
-            }
-        }
     }
 
     /// The object that capabilities to a living task name.

