@@ -1,1 +1,37 @@
-//! The rendez command.
+//! The `rendez` command: it starts a system, and is a client of it like any other.
+//!
+//! - [`arguments`]: what can be said on the command line.
+//! - [`system`]: starting and stopping a system: the front door, the kernel, the supervisor.
+//! - [`parts`]: the hidden subcommands: this executable as the kernel, or as one of the servers.
+//! - [`commands`]: one module a command.
+//! - [`failure`], [`output`]: how a command fails; how it says what it has to say.
+
+pub mod arguments;
+pub mod commands;
+pub mod failure;
+pub mod output;
+pub mod parts;
+pub mod system;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+/// The whole command: reads the arguments, does what they say, and answers the exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = match arguments::Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { failure::USAGE } else { 0 });
+        }
+    };
+    let output = output::Output::new(arguments.json);
+    match commands::run(arguments, &output) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            output.failure(&failure);
+            ExitCode::from(failure.code())
+        }
+    }
+}

@@ -15,7 +15,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-pub use crate::inherit::{ForkRegistration, adopt_inherited, register_for_fork};
+pub use crate::inherit::{ForkRegistration, adopt_inherited, adopt_started, register_for_fork};
 
 /// Bytes in front of a frame's payload: the transaction id and the header.
 pub const PREFIX_BYTES: usize = 8 + Header::BYTES;

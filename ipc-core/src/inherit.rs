@@ -41,6 +41,10 @@ pub fn adopt_inherited() -> io::Result<Option<OwnedFd>> {
     // not −1: checked above.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
     let kind = (sockopt::socket_domain(borrowed), sockopt::socket_type(borrowed));
+    if kind.0 == Err(rustix::io::Errno::BADF) {
+        // Left over from an ancestor that was a task; its socket was closed on exec.
+        return Ok(None);
+    }
     if kind != (Ok(AddressFamily::UNIX), Ok(SocketType::SEQPACKET)) {
         return Err(wrong("which is not an inherited kernel socket"));
     }
@@ -53,6 +57,39 @@ pub fn adopt_inherited() -> io::Result<Option<OwnedFd>> {
     let socket = unsafe { OwnedFd::from_raw_fd(number) };
     rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
     Ok(Some(socket))
+}
+
+/// Takes the descriptors that the starter of this process left it under `numbers`, close-on-exec
+/// from now on. At most one of this and [`adopt_inherited`] succeeds in a process, and once.
+///
+/// # Errors
+/// If one is not open, or something was taken before.
+pub fn adopt_started(numbers: core::ops::Range<RawFd>) -> io::Result<Vec<OwnedFd>> {
+    if numbers.start <= 2 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for number in numbers.clone() {
+        // SAFETY: borrowed for the question, which fails cleanly if it is not open; it is above 2.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+        let flags = rustix::io::fcntl_getfd(borrowed)?;
+        if flags.contains(rustix::io::FdFlags::CLOEXEC) {
+            // Then it was not inherited, and somebody in this process owns it.
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+    }
+    // Relaxed: the flag orders nothing, it only lets one caller through.
+    if ADOPTED.swap(true, Ordering::Relaxed) {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    numbers
+        .map(|number| {
+            // SAFETY: invariant 1: the swap let nobody else through; it is open, and was left to
+            // this process by its starter.
+            let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
+            rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC)?;
+            Ok(descriptor)
+        })
+        .collect()
 }
 
 /// The most kernel sockets that one process can have registered at a time.

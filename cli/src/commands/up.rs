@@ -1,0 +1,81 @@
+//! `rendez up`: starts a system and stays with it.
+
+use crate::arguments::Up;
+use crate::failure::{FAILED, Failure};
+use crate::output::{DIM, GOOD, Output};
+use crate::system::{End, System};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rendez::runtime::Place;
+use rustix::event::{PollFd, PollFlags, poll};
+use serde::Serialize;
+
+/// What the ready line says to scripts.
+#[derive(Debug, Serialize)]
+struct Ready<'a> {
+    ready: bool,
+    socket: &'a std::path::Path,
+    kernel_pid: u32,
+    supervisor_pid: u32,
+    serves: String,
+}
+
+/// Starts a system, says when it is ready, and stays until it is stopped.
+///
+/// # Errors
+/// If it cannot be started, or dies.
+pub(super) fn run(place: &Place, up: &Up, output: &Output) -> Result<(), Failure> {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD] {
+        signals.add(signal);
+    }
+    let executable = std::env::current_exe()
+        .map_err(|error| Failure::system("finding this executable", error))?;
+    let mut system = System::start(place, &executable, &up.served)?;
+    // Blocked only now: a started process inherits what is blocked.
+    signals.thread_block().map_err(|error| Failure::system("blocking signals", error))?;
+    let arrived = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .map_err(|error| Failure::system("making a signalfd", error))?;
+    system.wait_ready()?;
+    let serves = match &up.served.dir {
+        Some(directory) => directory.display().to_string(),
+        None => "memory".into(),
+    };
+    let socket = place.socket();
+    output.value(&Ready {
+        ready: true,
+        socket: &socket,
+        kernel_pid: system.kernel_pid(),
+        supervisor_pid: system.supervisor_pid(),
+        serves: serves.clone(),
+    });
+    output.line(format_args!(
+        "{GOOD}ready{GOOD:#}: {} {DIM}(kernel {}, supervisor {}; /file serves {serves}){DIM:#}",
+        socket.display(),
+        system.kernel_pid(),
+        system.supervisor_pid(),
+    ));
+    loop {
+        let mut polled = [PollFd::new(&arrived, PollFlags::IN)];
+        let _ = poll(&mut polled, None);
+        while let Ok(Some(signal)) = arrived.read_signal() {
+            if signal.ssi_signo != Signal::SIGCHLD as u32 {
+                system.stop();
+                output.line("stopped");
+                return Ok(());
+            }
+        }
+        match system.ended().map_err(|error| Failure::system("waiting for the system", error))? {
+            None => {}
+            Some(End::Asked) => {
+                system.stop();
+                output.line("stopped, as asked");
+                return Ok(());
+            }
+            Some(End::Died(part)) => {
+                system.stop();
+                return Err(Failure::new(FAILED, format!("the {part} died; the system has ended")));
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! This executable as the kernel, the supervisor, or one of the servers.
+
+use crate::arguments::Served;
+use crate::failure::{FAILED, Failure, USAGE};
+use rendez::{Error, Server, Service, Task};
+use rendez_ipc_core::control::adopt_started;
+use rendez_file::{FileServer, MemoryFileSystem, RealDirectory};
+use rendez_kernel::quota::Quotas;
+use rendez_kernel::shell;
+use rendez_name::NameServer;
+use rendez_protocol::Interface;
+use rendez_signal::SignalServer;
+use rendez_supervisor::launch::FIRST_INHERITED;
+use rendez_supervisor::{Plan, Program};
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// The descriptors that `up` gives the kernel, from [`FIRST_INHERITED`] on: the listening socket of
+/// the front door, the kernel's end of the supervisor's socket, the lifeline, the lock.
+const KERNEL_DESCRIPTORS: i32 = 4;
+
+/// What a file system in memory may hold.
+const MEMORY_BYTES: u64 = 256 << 20;
+/// How many files and directories it may have.
+const MEMORY_NODES: usize = 100_000;
+
+/// Runs the kernel, with the descriptors that `up` gave it.
+///
+/// # Errors
+/// If they are not there, or what Linux says.
+pub fn kernel() -> Result<(), Failure> {
+    let numbers = FIRST_INHERITED..FIRST_INHERITED + KERNEL_DESCRIPTORS;
+    let given = adopt_started(numbers).map_err(|_| not_by_hand("the kernel"))?;
+    let [listener, first, lifeline, lock] =
+        <[OwnedFd; 4]>::try_from(given).map_err(|_| not_by_hand("the kernel"))?;
+    let mut config = shell::Config::new(listener);
+    config.first = Some(first);
+    config.first_name = "supervisor".into();
+    config.lifeline = Some(lifeline);
+    config.keep = vec![lock];
+    config.quotas = Quotas::default();
+    shell::run(config).map_err(|error| Failure::new(FAILED, format!("kernel: {error}")))
+}
+
+fn not_by_hand(part: &str) -> Failure {
+    Failure::new(USAGE, format!("{part} is started by `rendez up`, not by hand"))
+}
+
+struct Myself {
+    executable: PathBuf,
+    served: Served,
+}
+
+impl Program for Myself {
+    fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(&self.executable);
+        command.args(["part-server", name]);
+        if let (Some(directory), "file") = (&self.served.dir, name) {
+            command.arg("--dir").arg(directory);
+        }
+        command.stdin(std::process::Stdio::null());
+        command
+    }
+}
+
+/// Runs the supervisor. Says `ready` on standard output, for `up`, once all servers serve.
+///
+/// # Errors
+/// What the kernel says.
+pub fn supervisor(served: Served) -> Result<(), Failure> {
+    let executable = std::env::current_exe()
+        .map_err(|error| Failure::system("finding this executable", error))?;
+    let plan = Plan { program: Myself { executable, served } };
+    ended(rendez_supervisor::run(plan, || {
+        let mut out = std::io::stdout();
+        let _ = writeln!(out, "ready").and_then(|()| out.flush());
+    }))
+}
+
+/// Runs the server called `name`.
+///
+/// # Errors
+/// What the kernel or Linux says.
+pub fn server(name: &str, served: &Served) -> Result<(), Failure> {
+    match name {
+        "name" => serve(&mut NameServer::new(), rendez_protocol::name::interface()),
+        "file" => {
+            let interface = rendez_protocol::file::interface();
+            match &served.dir {
+                Some(directory) => {
+                    let root = RealDirectory::open(directory).map_err(|error| {
+                        Failure::system(format!("opening {}", directory.display()), error)
+                    })?;
+                    serve(&mut FileServer::new(root), interface)
+                }
+                None => {
+                    let memory = MemoryFileSystem::new(MEMORY_BYTES, MEMORY_NODES);
+                    serve(&mut FileServer::new(memory), interface)
+                }
+            }
+        }
+        "signal" => {
+            SignalServer::block_bridged()
+                .map_err(|error| Failure::system("blocking POSIX signals", error))?;
+            let mut signals = SignalServer::new()
+                .map_err(|error| Failure::system("setting up the signal server", error))?;
+            serve(&mut signals, rendez_protocol::signal::interface())
+        }
+        other => Err(Failure::new(USAGE, format!("there is no server called {other:?}"))),
+    }
+}
+
+fn serve(service: &mut impl Service, interface: Interface) -> Result<(), Failure> {
+    let task = Task::inherited()?.ok_or_else(|| not_by_hand("a server of the system"))?;
+    let mut server = Server::new(&task)?;
+    server.serve(task.given_as("serve")?.slot, Some(interface))?;
+    ended(server.run(service))
+}
+
+/// A part that ends because the system has ended has done its work.
+fn ended(result: Result<(), Error>) -> Result<(), Failure> {
+    match result {
+        Ok(()) | Err(Error::KernelGone) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
