@@ -341,14 +341,12 @@ fn handshake(client_bell: Doorbell, server_bell: Doorbell) {
     let own = OwnSegment::map(own, Shape::default()).unwrap();
     let transaction = client.send(&mapped(connection, client_bell));
 
-    let before = server.status.load(0);
     let (event, descriptors) = server.event();
     let Event::Incoming { connection: same, badge, rights, rings, status_index, .. } = event else {
         panic!("{event:?}")
     };
     assert_eq!((same, badge, rings), (connection, 7, client_bell));
     assert_eq!(rights, Rights::SEND | Rights::WATCH);
-    let _ = before;
     let mut descriptors = descriptors.into_iter();
     let mut take = || descriptors.next().unwrap();
     let replies = OwnSegment::map(take(), Shape::default()).unwrap();
@@ -422,10 +420,9 @@ fn an_unpopulated_segment_is_refused() {
     let mut server = system.server();
     let mut client = system.visitor("client");
     // Never written to: one hole.
-    let (connection, index, _own) = client.connect(Doorbell::Futex).unwrap();
+    let (connection, _, _own) = client.connect(Doorbell::Futex).unwrap();
     let answer = client.ask(mapped(connection, Doorbell::Futex));
     assert!(matches!(answer, Answer::Error(_)), "{answer:?}");
-    assert_eq!(client.status.state(index), ConnectionState::Protocol);
     // Populated, then punched.
     let (connection, _, own) = client.connect(Doorbell::Futex).unwrap();
     let bytes = Shape::default().segment_bytes();
@@ -741,6 +738,45 @@ fn linux_refuses_descriptors_at_their_sender_where_it_can() {
         Ok(_) => assert!(visitor.is_ended()),
     }
     first.slot(Request::CreateEndpoint);
+}
+
+/// Not a test by itself: what the next one starts as another user.
+#[test]
+fn stranger() {
+    let Some(path) = std::env::var_os("RENDEZ_TEST_STRANGER") else { return };
+    match Task::greet(knock(Path::new(&path)), "").map(drop) {
+        Err(KernelError::Denied(_)) => println!("stranger denied"),
+        other => println!("stranger {other:?}"),
+    }
+}
+
+/// Needs root, to become somebody else.
+#[test]
+fn another_user_is_refused_at_the_front_door() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let system = System::start();
+    let open = |path: &Path| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
+    };
+    open(system.directory.path());
+    open(&system.path());
+    // A copy, since the way to this program may be closed to others.
+    let program = system.directory.path().join("program");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let output = std::process::Command::new(program)
+        .args(["--exact", "stranger", "--nocapture"])
+        .env("RENDEZ_TEST_STRANGER", system.path())
+        .uid(65534)
+        .gid(65534)
+        .current_dir("/")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("stranger denied"), "{said}{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Not a test by itself: what the next one starts in a process of its own.

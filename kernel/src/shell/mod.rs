@@ -14,36 +14,49 @@
 //!
 //! A task is dead when its socket ends or its pidfd says so, whichever comes first. No timer
 //! decides about it.
+//!
+//! | file | what |
+//! |---|---|
+//! | here | setting up, the loop, requests on their way to the machine |
+//! | `arrival` | how a process becomes a task |
+//! | `perform` | effects: from the machine to the world |
+//! | `peer` | one kernel socket, and what waits to be sent over it |
+//! | `segments` | the descriptors of connections |
+//! | `closer` | threads that close what may block |
+//! | `sandbox` | what the threads may still ask of Linux |
 
+#![warn(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects)
+)]
+
+mod arrival;
 mod closer;
 mod peer;
+mod perform;
 mod sandbox;
 mod segments;
 
-use crate::effect::{Attach, Effect};
+use crate::effect::Effect;
 use crate::machine::Machine;
 use crate::quota::Quotas;
 use crate::system::{self, Packet};
 use closer::Closers;
-use peer::{Interest, Origin, Outgoing, Peer, Sent};
-use rendez_ipc_core::control::{self, FRAME_PAYLOAD_BYTES_MAX, FrameError};
-use rendez_ipc_core::status::{PAGE_BYTES, PageReader, StatusWriter, memory_file, monotonic_ns};
-use rendez_protocol::kernel::{
-    Answer, Credentials, Event, Hello, KernelError, Request, TaskInfo, Waiting, frame,
-};
-use rendez_protocol::limit::{FRAME_BYTES_MAX, LABEL_BYTES_MAX};
-use rendez_protocol::status::Why;
-use rendez_protocol::{ConnectionId, TaskId, decode, encode};
+use peer::{Origin, Peer};
+use rendez_ipc_core::control::{self, FrameError};
+use rendez_protocol::kernel::{Answer, KernelError, Request, frame};
+use rendez_protocol::limit::FRAME_BYTES_MAX;
+use rendez_protocol::{TaskId, decode};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
-use rustix::process::{Pid, PidfdFlags, Resource, Rlimit};
+use rustix::process::{Resource, Rlimit};
 use rustix::thread::Timespec;
-use segments::{Segments, Shared, system as refused};
+use segments::Segments;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::rc::Rc;
 
 /// Requests of one task, and processes at the front door, that are taken in one turn.
 const PER_TURN: usize = 16;
@@ -58,11 +71,8 @@ const MAKING_MAX: usize = 1024;
 const AGAIN_MS: i64 = 50;
 /// Epoll's word for the front door.
 const LISTENER: u64 = 0;
-/// Epoll's word for the lifeline. Peers have the words from 2 on: twice their number for the
-/// socket, one more for the pidfd.
+/// Epoll's word for the lifeline. Peers have the words from 2 on.
 const LIFELINE: u64 = 1;
-/// The transaction id of what the shell asks the machine on a task's behalf.
-const ON_BEHALF: u64 = u64::MAX;
 
 /// What a kernel is started with.
 #[derive(Debug)]
@@ -309,7 +319,10 @@ impl Shell {
     fn lifeline_ended(&self) -> bool {
         let mut ignored = [0_u8; 64];
         self.lifeline.as_ref().is_some_and(|lifeline| {
-            !matches!(rustix::io::read(lifeline, &mut ignored), Ok(1..) | Err(Errno::INTR))
+            !matches!(
+                rustix::io::read(lifeline, &mut ignored),
+                Ok(1..) | Err(Errno::INTR | Errno::AGAIN)
+            )
         })
     }
 
@@ -331,71 +344,13 @@ impl Shell {
         self.tasks.clear();
     }
 
-    // Peers: how they come and go.
-
-    /// Takes processes in that are at the front door.
-    fn accept(&mut self) {
-        for _ in 0..PER_TURN {
-            match rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC) {
-                Ok(socket) => self.visitor(socket),
-                Err(Errno::INTR | Errno::CONNABORTED) => {}
-                Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-                    let watched = EventData::new_u64(LISTENER);
-                    let nothing = EventFlags::empty();
-                    let _ = epoll::modify(&self.epoll, &self.listener, watched, nothing);
-                    self.door_paused = true;
-                    return;
-                }
-                Err(_) => return,
-            }
-        }
-    }
-
-    /// A process has connected to the front door. It is nobody until it greets.
-    fn visitor(&mut self, socket: OwnedFd) {
-        let suspect = self.look_always || !system::refuses_rights(socket.as_fd());
-        match self.meet(&socket) {
-            Ok((credentials, pidfd)) => {
-                if let Ok(id) = self.add(socket, Origin::FrontDoor(credentials))
-                    && let Some(peer) = self.peers.get_mut(&id)
-                {
-                    peer.process = Some(credentials);
-                    self.watch_process(id, pidfd);
-                }
-            }
-            // Gone already, or over its uid's limit.
-            Err(_) => close(&self.closers, suspect, socket),
-        }
-    }
-
-    /// Who is at the other end of a socket from the front door.
-    fn meet(&self, socket: &OwnedFd) -> io::Result<(Credentials, OwnedFd)> {
-        use nix::sys::socket::{getsockopt, sockopt};
-        let who = getsockopt(socket, sockopt::PeerCredentials)?;
-        let credentials =
-            Credentials { pid: who.pid().cast_unsigned(), uid: who.uid(), gid: who.gid() };
-        let same_uid = |peer: &&Peer| match peer.origin {
-            Origin::FrontDoor(other) => peer.task.is_none() && other.uid == credentials.uid,
-            Origin::Created => false,
-        };
-        if self.peers.values().filter(same_uid).count() >= UNGREETED_MAX {
-            return Err(Errno::AGAIN.into());
-        }
-        // Linux before 6.5 does not say; then the process is found by its id.
-        let pidfd = match getsockopt(socket, sockopt::PeerPidfd) {
-            Ok(pidfd) => pidfd,
-            Err(_) => open_process(credentials.pid)?,
-        };
-        Ok((credentials, pidfd))
-    }
-
     /// Adds a peer and watches its socket. If that fails the socket is closed.
     fn add(&mut self, socket: OwnedFd, origin: Origin) -> io::Result<u64> {
         let peer = Peer::new(socket, origin, self.look_always)?;
-        self.peers_ever += 1;
+        self.peers_ever = self.peers_ever.wrapping_add(1);
         let id = self.peers_ever;
         let flags = EventFlags::IN | EventFlags::RDHUP;
-        let watched = epoll::add(&self.epoll, &peer.socket, EventData::new_u64(id * 2), flags);
+        let watched = epoll::add(&self.epoll, &peer.socket, socket_word(id), flags);
         match watched {
             Ok(()) => {
                 self.peers.insert(id, peer);
@@ -410,7 +365,7 @@ impl Shell {
 
     /// Has the peer end when its process does.
     fn watch_process(&mut self, id: u64, pidfd: OwnedFd) {
-        let word = EventData::new_u64(id * 2 + 1);
+        let word = pidfd_word(id);
         match (epoll::add(&self.epoll, &pidfd, word, EventFlags::IN), self.peers.get_mut(&id)) {
             (Ok(()), Some(peer)) => peer.pidfd = Some(pidfd),
             _ => self.doomed.push(id),
@@ -442,8 +397,6 @@ impl Shell {
         let _ = rustix::net::shutdown(&peer.socket, Shutdown::Both);
         close(&self.closers, peer.suspect, peer.socket);
     }
-
-    // Requests: from a peer's socket to the machine.
 
     fn socket_ready(&mut self, id: u64, flags: EventFlags) {
         if self.peers.get(&id).is_some_and(Peer::is_behind) {
@@ -524,364 +477,6 @@ impl Shell {
             }
         }
     }
-
-    /// A process says who it is; Linux says whether it is true.
-    fn hello(
-        &mut self,
-        id: u64,
-        transaction: u64,
-        payload: &[u8],
-        packet: Packet,
-    ) -> Result<(), KernelError> {
-        let Some(hello) = Hello::from_bytes(payload) else {
-            return Err(KernelError::Malformed("this is no greeting".into()));
-        };
-        let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
-        let (task, credentials) = match (peer.origin, peer.task) {
-            (Origin::Created, Some(task)) => {
-                let Some((pid @ 1.., uid, gid)) = packet.credentials else {
-                    return Err(KernelError::Denied(
-                        "Linux did not say which process sent the greeting; is it in another \
-                         process id namespace?"
-                            .into(),
-                    ));
-                };
-                let pidfd = match packet.pidfd {
-                    Some(pidfd) => pidfd,
-                    None => open_process(pid)
-                        .map_err(|error| refused("watching the task's process", error))?,
-                };
-                let credentials = Credentials { pid, uid, gid };
-                peer.process = Some(credentials);
-                peer.known();
-                self.watch_process(id, pidfd);
-                (task, credentials)
-            }
-            (Origin::FrontDoor(credentials), None) => {
-                if credentials.uid != self.uid {
-                    return Err(KernelError::Denied(format!(
-                        "this system belongs to uid {}, and uid {} is given nothing",
-                        self.uid, credentials.uid
-                    )));
-                }
-                (self.admit(id, payload, credentials)?, credentials)
-            }
-            _ => return Err(KernelError::Order("this socket has no task".into())),
-        };
-        let mut effects = Vec::new();
-        self.machine.hello(task, transaction, hello, credentials, &mut effects);
-        self.effects.extend(effects);
-        Ok(())
-    }
-
-    /// Makes a process from the front door a task. Its greeting may be followed by a label.
-    fn admit(
-        &mut self,
-        id: u64,
-        payload: &[u8],
-        credentials: Credentials,
-    ) -> Result<TaskId, KernelError> {
-        let name = label(payload.get(8..).unwrap_or_default())
-            .unwrap_or_else(|| format!("pid {}", credentials.pid));
-        let mut effects = Vec::new();
-        let task = self.machine.admit(&name, credentials, true, &mut effects)?;
-        self.effects.extend(effects);
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.task = Some(task);
-        }
-        self.tasks.insert(task, id);
-        Ok(task)
-    }
-
-    // Effects: from the machine to the world.
-
-    /// Performs everything that is to be done, and what follows from that.
-    fn settle(&mut self) {
-        loop {
-            if let Some(effect) = self.effects.pop_front() {
-                self.perform(effect);
-            } else if let Some(id) = self.doomed.pop() {
-                self.end(id);
-            } else {
-                return;
-            }
-        }
-    }
-
-    fn perform(&mut self, effect: Effect) {
-        match effect {
-            Effect::Answer { to, transaction, answer, attach } => {
-                self.answer_task(to, transaction, answer, &attach);
-            }
-            Effect::Event { to, event, attach } => self.tell(to, &event, &attach),
-            Effect::MakeTask(task) => self.make_task(task),
-            Effect::MakeConnection { connection, client_bytes, server_bytes } => {
-                self.segments.make(connection, client_bytes, server_bytes);
-            }
-            Effect::Seal { connection, side } => {
-                let result = self.segments.seal(connection, side);
-                let mut effects = Vec::new();
-                self.machine.sealed(connection, side, result, &mut effects);
-                self.effects.extend(effects);
-            }
-            Effect::SealPage(task) => self.seal_page(task),
-            Effect::Status { task, index, word } => {
-                if let Some(status) = self.peer(task).and_then(|(_, peer)| peer.status.as_mut()) {
-                    status.set(index, word);
-                }
-            }
-            Effect::ForgetConnection(connection) => self.segments.forget(connection),
-            Effect::Signal { to, transaction, task, signal } => {
-                let answer = match self.signal(task, signal) {
-                    Ok(()) => Answer::Done,
-                    Err(error) => Answer::Error(error),
-                };
-                self.answer_task(to, transaction, answer, &[]);
-            }
-            Effect::Tasks { to, transaction, tasks } => {
-                let tasks = tasks.into_iter().map(|task| self.with_waits(task)).collect();
-                self.answer_task(to, transaction, Answer::Tasks(tasks), &[]);
-            }
-            Effect::ForgetTask(task) => {
-                if let Some((id, _)) = self.peer(task) {
-                    self.remove(id);
-                }
-            }
-        }
-    }
-
-    fn peer(&mut self, task: TaskId) -> Option<(u64, &mut Peer)> {
-        let id = *self.tasks.get(&task)?;
-        Some((id, self.peers.get_mut(&id)?))
-    }
-
-    /// Makes a task's kernel socket, or takes the one that the kernel was started with. If it
-    /// cannot be made, that shows when it is to be attached.
-    fn make_task(&mut self, task: TaskId) {
-        let made = match self.first.take() {
-            Some(ours) => self.add(ours, Origin::Created),
-            None => pair(!self.look_always).and_then(|(ours, theirs)| {
-                let id = self.add(ours, Origin::Created)?;
-                if let Some(peer) = self.peers.get_mut(&id) {
-                    peer.inherited = Some(Rc::new(theirs));
-                }
-                Ok(id)
-            }),
-        };
-        if let Ok(id) = made {
-            if let Some(peer) = self.peers.get_mut(&id) {
-                peer.task = Some(task);
-            }
-            self.tasks.insert(task, id);
-        }
-    }
-
-    /// Answers a task of the machine's, with descriptors. Where one cannot be had, the answer is
-    /// an error and what it was about is taken back.
-    fn answer_task(&mut self, to: TaskId, transaction: u64, answer: Answer, attach: &[Attach]) {
-        let Some((id, _)) = self.peer(to) else { return };
-        let descriptors = match &answer {
-            Answer::Connecting { connection, .. } => self.segments.charge(*connection, to),
-            _ => Ok(()),
-        };
-        match descriptors.and_then(|()| self.attachments(attach)) {
-            Ok(descriptors) => {
-                if let (Answer::Connected { .. }, Some(connection)) =
-                    (&answer, attach.iter().find_map(connection_of))
-                {
-                    self.segments.complete(connection);
-                }
-                if let (Answer::Welcome { .. }, Some(peer)) = (&answer, self.peers.get_mut(&id)) {
-                    peer.welcomed = true;
-                }
-                self.answer(id, transaction, &answer, descriptors);
-            }
-            Err(error) => {
-                self.answer(id, transaction, &Answer::Error(error), vec![]);
-                if let Answer::Task { id: child, .. } = answer {
-                    match self.peer(child) {
-                        Some((child, _)) => self.doomed.push(child),
-                        None => {
-                            let mut effects = Vec::new();
-                            self.machine.died(child, &mut effects);
-                            self.effects.extend(effects);
-                        }
-                    }
-                }
-                if let Some(connection) = attach.iter().find_map(connection_of) {
-                    self.disconnect(to, connection);
-                }
-            }
-        }
-    }
-
-    /// Answers a peer.
-    fn answer(&mut self, id: u64, transaction: u64, answer: &Answer, descriptors: Vec<Shared>) {
-        let mut payload = encode(answer);
-        if payload.len() > FRAME_PAYLOAD_BYTES_MAX {
-            payload = encode(&Answer::Error(KernelError::Quota {
-                what: "bytes of an answer".into(),
-                limit: FRAME_PAYLOAD_BYTES_MAX as u64,
-            }));
-        }
-        self.post(id, Outgoing::answer(transaction, payload, descriptors));
-    }
-
-    /// Tells a task something unasked.
-    fn tell(&mut self, to: TaskId, event: &Event, attach: &[Attach]) {
-        let Some((id, peer)) = self.peer(to) else { return };
-        match event {
-            // The server has not been told of it, and need not be.
-            Event::Closed { connection, .. } if peer.take_back_incoming(*connection) => {
-                return self.flush(id);
-            }
-            // It does not read: the one who connects is told so.
-            Event::Incoming { connection, .. } if !peer.takes_incoming() => {
-                return self.disconnect(to, *connection);
-            }
-            _ => {}
-        }
-        match self.attachments(attach) {
-            Ok(descriptors) => {
-                self.post(id, Outgoing::event(event, encode(event), descriptors));
-            }
-            Err(_) => {
-                if let Some(connection) = attach.iter().find_map(connection_of) {
-                    self.disconnect(to, connection);
-                }
-            }
-        }
-    }
-
-    /// Ends a connection on behalf of a task that cannot take part in it for lack of something.
-    fn disconnect(&mut self, task: TaskId, connection: ConnectionId) {
-        let request = Request::Disconnect { connection, why: Why::Quota };
-        let mut effects = Vec::new();
-        self.machine.handle(task, ON_BEHALF, request, &mut effects);
-        // The task did not ask, so it is not answered.
-        effects.retain(|effect| {
-            !matches!(effect, Effect::Answer { to, transaction: ON_BEHALF, .. } if *to == task)
-        });
-        self.effects.extend(effects);
-    }
-
-    fn post(&mut self, id: u64, outgoing: Outgoing) {
-        if let Some(peer) = self.peers.get_mut(&id) {
-            let sent = peer.post(outgoing);
-            self.sent(id, sent);
-        }
-    }
-
-    fn flush(&mut self, id: u64) {
-        if let Some(peer) = self.peers.get_mut(&id) {
-            let sent = peer.flush();
-            self.sent(id, sent);
-        }
-    }
-
-    /// What is watched for after sending: requests, or room for what waits.
-    fn sent(&mut self, id: u64, sent: Sent) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        let (interest, flags) = match sent {
-            Sent::Broken => return self.doomed.push(id),
-            Sent::All => (Interest::Requests, EventFlags::IN | EventFlags::RDHUP),
-            // By edges: each packet that the task reads is one, while a level would say only that
-            // there is some room, all the time.
-            Sent::Waits | Sent::Again => {
-                (Interest::Room, EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET)
-            }
-        };
-        if sent == Sent::Again {
-            self.again.insert(id);
-        }
-        if peer.interest != interest {
-            peer.interest = interest;
-            let word = EventData::new_u64(id * 2);
-            if epoll::modify(&self.epoll, &peer.socket, word, flags).is_err() {
-                self.doomed.push(id);
-            }
-        }
-    }
-
-    /// The descriptors that go with a frame.
-    fn attachments(&mut self, attach: &[Attach]) -> Result<Vec<Shared>, KernelError> {
-        attach.iter().map(|attach| self.attachment(*attach)).collect()
-    }
-
-    fn attachment(&mut self, attach: Attach) -> Result<Shared, KernelError> {
-        let missing = || KernelError::Order(format!("{attach:?} is not there"));
-        match attach {
-            Attach::StatusSegment(task) => {
-                let (_, peer) = self.peer(task).ok_or_else(missing)?;
-                let mut status = StatusWriter::new()
-                    .map_err(|error| refused("making a status segment", error))?;
-                let file = status.take_file().ok_or_else(missing)?;
-                peer.status = Some(status);
-                Ok(Rc::new(file))
-            }
-            Attach::TaskPage(task) => {
-                let (_, peer) = self.peer(task).ok_or_else(missing)?;
-                let file = memory_file("rendez-task-page", PAGE_BYTES)
-                    .map_err(|error| refused("making a task page", error))?;
-                let file = Rc::new(file);
-                peer.page_file = Some(Rc::clone(&file));
-                Ok(file)
-            }
-            Attach::TaskSocket(task) => self
-                .peer(task)
-                .and_then(|(_, peer)| peer.inherited.take())
-                .ok_or_else(|| refused("making the task's kernel socket", Errno::MFILE)),
-            Attach::OwnSegment(connection, side) => self.segments.own(connection, side),
-            Attach::SealedSegment(connection, side) => self.segments.sealed(connection, side),
-            Attach::Wait(connection, side) => self.segments.wait(connection, side),
-            Attach::Ring(connection, side) => self.segments.ring(connection, side),
-        }
-    }
-
-    /// A task says that its page is mapped: from now on nobody else can write it.
-    fn seal_page(&mut self, task: TaskId) {
-        let Some((id, peer)) = self.peer(task) else { return };
-        let mapped = peer.page_file.take().and_then(|file| {
-            segments::seal(&file, PAGE_BYTES).ok()?;
-            // Nobody shares it: the frame that it went out with is sent, or this would not be read.
-            PageReader::map(Rc::into_inner(file)?).ok()
-        });
-        match mapped {
-            Some(page) => peer.page = Some(page),
-            None => self.doomed.push(id),
-        }
-    }
-
-    fn signal(&mut self, task: TaskId, signal: i32) -> Result<(), KernelError> {
-        match self.peer(task).and_then(|(_, peer)| peer.pidfd.as_ref()) {
-            Some(pidfd) => system::signal(pidfd.as_fd(), signal)
-                .map_err(|error| refused(&format!("sending signal {signal} to {task}"), error)),
-            None => Err(KernelError::Order(format!("{task} has no process yet"))),
-        }
-    }
-
-    /// What the machine knows of a task, and whom the task says it waits for.
-    fn with_waits(&mut self, mut task: TaskInfo) -> TaskInfo {
-        let now_ns = monotonic_ns();
-        let claims = self
-            .peer(task.id)
-            .and_then(|(_, peer)| peer.page.as_ref())
-            .map(PageReader::waits)
-            .unwrap_or_default();
-        task.waits = claims
-            .into_iter()
-            .map(|claim| {
-                let on = self.machine.connection_at(task.id, claim.status_index);
-                let on = on.map(|(_, other)| other);
-                Waiting {
-                    on,
-                    name: on.and_then(|on| self.machine.name(on)).unwrap_or_default().into(),
-                    for_ms: now_ns.saturating_sub(claim.since_ns) / 1_000_000,
-                }
-            })
-            .collect();
-        task
-    }
 }
 
 /// Closes a task's socket where it may block as long as it likes.
@@ -889,38 +484,12 @@ fn close(closers: &Closers, suspect: bool, socket: OwnedFd) {
     if suspect { closers.close_suspect(socket) } else { closers.close(socket) }
 }
 
-fn open_process(pid: u32) -> io::Result<OwnedFd> {
-    let pid = Pid::from_raw(pid.cast_signed()).ok_or(Errno::SRCH)?;
-    Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
+/// Epoll's word for a peer's socket.
+fn socket_word(id: u64) -> EventData {
+    EventData::new_u64(id.wrapping_mul(2))
 }
 
-fn connection_of(attach: &Attach) -> Option<ConnectionId> {
-    match attach {
-        Attach::OwnSegment(connection, _)
-        | Attach::SealedSegment(connection, _)
-        | Attach::Wait(connection, _)
-        | Attach::Ring(connection, _) => Some(*connection),
-        Attach::StatusSegment(_) | Attach::TaskPage(_) | Attach::TaskSocket(_) => None,
-    }
-}
-
-/// A label that a process gives itself, made fit to be shown to people.
-fn label(bytes: &[u8]) -> Option<String> {
-    let text = core::str::from_utf8(bytes).ok().filter(|text| text.len() <= LABEL_BYTES_MAX)?;
-    let clean: String = text.chars().filter(|c| !c.is_control()).collect();
-    let clean = clean.trim();
-    (!clean.is_empty()).then(|| clean.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::label;
-
-    #[test]
-    fn labels_are_fit_to_be_shown() {
-        assert_eq!(label(b" ls\x1b[31m\n"), Some("ls[31m".into()));
-        assert_eq!(label(b"\n \t"), None);
-        assert_eq!(label(b"\xff"), None);
-        assert_eq!(label(&[b'x'; 65]), None);
-    }
+/// Epoll's word for a peer's pidfd.
+fn pidfd_word(id: u64) -> EventData {
+    EventData::new_u64(id.wrapping_mul(2).wrapping_add(1))
 }

@@ -164,6 +164,11 @@ impl Peer {
         system::receive(self.socket.as_fd(), buffer, self.room, false)
     }
 
+    /// Whether Linux says with each packet which process sent it, not only by its id.
+    pub(super) fn brings_pidfd(&self) -> bool {
+        self.room == Room::Process
+    }
+
     /// From now on nobody is asked who they are.
     pub(super) fn known(&mut self) {
         if self.room == Room::Process {

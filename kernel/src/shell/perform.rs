@@ -1,0 +1,333 @@
+//! Effects: from the machine to the world.
+
+use super::peer::{Interest, Origin, Outgoing, Peer, Sent};
+use super::segments::{self, Shared, system as refused};
+use super::{Shell, pair, socket_word};
+use crate::effect::{Attach, Effect};
+use crate::system;
+use rendez_ipc_core::control::FRAME_PAYLOAD_BYTES_MAX;
+use rendez_ipc_core::status::{PAGE_BYTES, PageReader, StatusWriter, memory_file, monotonic_ns};
+use rendez_protocol::kernel::{Answer, Event, KernelError, Request, TaskInfo, Waiting};
+use rendez_protocol::status::Why;
+use rendez_protocol::{ConnectionId, TaskId, encode};
+use rustix::event::epoll::{self, EventFlags};
+use rustix::io::Errno;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+
+/// The transaction id of what the shell asks the machine on a task's behalf.
+const ON_BEHALF: u64 = u64::MAX;
+
+impl Shell {
+    // Effects: from the machine to the world.
+
+    /// Performs everything that is to be done, and what follows from that.
+    pub(super) fn settle(&mut self) {
+        loop {
+            if let Some(effect) = self.effects.pop_front() {
+                self.perform(effect);
+            } else if let Some(id) = self.doomed.pop() {
+                self.end(id);
+            } else {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Answer { to, transaction, answer, attach } => {
+                self.answer_task(to, transaction, answer, &attach);
+            }
+            Effect::Event { to, event, attach } => self.tell(to, &event, &attach),
+            Effect::MakeTask(task) => self.make_task(task),
+            Effect::MakeConnection { connection, client_bytes, server_bytes } => {
+                self.segments.make(connection, client_bytes, server_bytes);
+            }
+            Effect::Seal { connection, side } => {
+                let result = self.segments.seal(connection, side);
+                let mut effects = Vec::new();
+                self.machine.sealed(connection, side, result, &mut effects);
+                self.effects.extend(effects);
+            }
+            Effect::SealPage(task) => self.seal_page(task),
+            Effect::Status { task, index, word } => {
+                if let Some(status) = self.peer(task).and_then(|(_, peer)| peer.status.as_mut()) {
+                    status.set(index, word);
+                }
+            }
+            Effect::ForgetConnection(connection) => self.segments.forget(connection),
+            Effect::Signal { to, transaction, task, signal } => {
+                let answer = match self.signal(task, signal) {
+                    Ok(()) => Answer::Done,
+                    Err(error) => Answer::Error(error),
+                };
+                self.answer_task(to, transaction, answer, &[]);
+            }
+            Effect::Tasks { to, transaction, tasks } => {
+                let tasks = tasks.into_iter().map(|task| self.with_waits(task)).collect();
+                self.answer_task(to, transaction, Answer::Tasks(tasks), &[]);
+            }
+            Effect::ForgetTask(task) => {
+                if let Some((id, _)) = self.peer(task) {
+                    self.remove(id);
+                }
+            }
+        }
+    }
+
+    pub(super) fn peer(&mut self, task: TaskId) -> Option<(u64, &mut Peer)> {
+        let id = *self.tasks.get(&task)?;
+        Some((id, self.peers.get_mut(&id)?))
+    }
+
+    /// Makes a task's kernel socket, or takes the one that the kernel was started with. If it
+    /// cannot be made, that shows when it is to be attached.
+    fn make_task(&mut self, task: TaskId) {
+        let made = match self.first.take() {
+            Some(ours) => self.add(ours, Origin::Created),
+            None => pair(!self.look_always).and_then(|(ours, theirs)| {
+                let id = self.add(ours, Origin::Created)?;
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.inherited = Some(Rc::new(theirs));
+                }
+                Ok(id)
+            }),
+        };
+        if let Ok(id) = made {
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.task = Some(task);
+            }
+            self.tasks.insert(task, id);
+        }
+    }
+
+    /// Answers a task of the machine's, with descriptors. Where one cannot be had, the answer is
+    /// an error and what it was about is taken back.
+    pub(super) fn answer_task(
+        &mut self,
+        to: TaskId,
+        transaction: u64,
+        answer: Answer,
+        attach: &[Attach],
+    ) {
+        let Some((id, _)) = self.peer(to) else { return };
+        let descriptors = match &answer {
+            Answer::Connecting { connection, .. } => self.segments.charge(*connection, to),
+            _ => Ok(()),
+        };
+        match descriptors.and_then(|()| self.attachments(attach)) {
+            Ok(descriptors) => {
+                if let (Answer::Connected { .. }, Some(connection)) =
+                    (&answer, attach.iter().find_map(connection_of))
+                {
+                    self.segments.complete(connection);
+                }
+                if let (Answer::Welcome { .. }, Some(peer)) = (&answer, self.peers.get_mut(&id)) {
+                    peer.welcomed = true;
+                }
+                self.answer(id, transaction, &answer, descriptors);
+            }
+            Err(error) => {
+                self.answer(id, transaction, &Answer::Error(error), vec![]);
+                if let Answer::Task { id: child, .. } = answer {
+                    match self.peer(child) {
+                        Some((child, _)) => self.doomed.push(child),
+                        None => {
+                            let mut effects = Vec::new();
+                            self.machine.died(child, &mut effects);
+                            self.effects.extend(effects);
+                        }
+                    }
+                }
+                if let Some(connection) = attach.iter().find_map(connection_of) {
+                    self.disconnect(to, connection);
+                }
+            }
+        }
+    }
+
+    /// Answers a peer.
+    pub(super) fn answer(
+        &mut self,
+        id: u64,
+        transaction: u64,
+        answer: &Answer,
+        descriptors: Vec<Shared>,
+    ) {
+        let mut payload = encode(answer);
+        if payload.len() > FRAME_PAYLOAD_BYTES_MAX {
+            payload = encode(&Answer::Error(KernelError::Quota {
+                what: "bytes of an answer".into(),
+                limit: FRAME_PAYLOAD_BYTES_MAX as u64,
+            }));
+        }
+        self.post(id, Outgoing::answer(transaction, payload, descriptors));
+    }
+
+    /// Tells a task something unasked.
+    fn tell(&mut self, to: TaskId, event: &Event, attach: &[Attach]) {
+        let Some((id, peer)) = self.peer(to) else { return };
+        match event {
+            // The server has not been told of it, and need not be.
+            Event::Closed { connection, .. } if peer.take_back_incoming(*connection) => {
+                return self.flush(id);
+            }
+            // It does not read: the one who connects is told so.
+            Event::Incoming { connection, .. } if !peer.takes_incoming() => {
+                return self.disconnect(to, *connection);
+            }
+            _ => {}
+        }
+        match self.attachments(attach) {
+            Ok(descriptors) => {
+                self.post(id, Outgoing::event(event, encode(event), descriptors));
+            }
+            Err(_) => {
+                if let Some(connection) = attach.iter().find_map(connection_of) {
+                    self.disconnect(to, connection);
+                }
+            }
+        }
+    }
+
+    /// Ends a connection on behalf of a task that cannot take part in it for lack of something.
+    fn disconnect(&mut self, task: TaskId, connection: ConnectionId) {
+        let request = Request::Disconnect { connection, why: Why::Quota };
+        let mut effects = Vec::new();
+        self.machine.handle(task, ON_BEHALF, request, &mut effects);
+        // The task did not ask, so it is not answered.
+        effects.retain(|effect| {
+            !matches!(effect, Effect::Answer { to, transaction: ON_BEHALF, .. } if *to == task)
+        });
+        self.effects.extend(effects);
+    }
+
+    pub(super) fn post(&mut self, id: u64, outgoing: Outgoing) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            let sent = peer.post(outgoing);
+            self.sent(id, sent);
+        }
+    }
+
+    pub(super) fn flush(&mut self, id: u64) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            let sent = peer.flush();
+            self.sent(id, sent);
+        }
+    }
+
+    /// What is watched for after sending: requests, or room for what waits.
+    fn sent(&mut self, id: u64, sent: Sent) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let (interest, flags) = match sent {
+            Sent::Broken => return self.doomed.push(id),
+            Sent::All => (Interest::Requests, EventFlags::IN | EventFlags::RDHUP),
+            // By edges: each packet that the task reads is one, while a level would say only that
+            // there is some room, all the time.
+            Sent::Waits | Sent::Again => {
+                (Interest::Room, EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET)
+            }
+        };
+        if sent == Sent::Again {
+            self.again.insert(id);
+        }
+        if peer.interest != interest {
+            peer.interest = interest;
+            let word = socket_word(id);
+            if epoll::modify(&self.epoll, &peer.socket, word, flags).is_err() {
+                self.doomed.push(id);
+            }
+        }
+    }
+
+    /// The descriptors that go with a frame.
+    fn attachments(&mut self, attach: &[Attach]) -> Result<Vec<Shared>, KernelError> {
+        attach.iter().map(|attach| self.attachment(*attach)).collect()
+    }
+
+    fn attachment(&mut self, attach: Attach) -> Result<Shared, KernelError> {
+        let missing = || KernelError::Order(format!("{attach:?} is not there"));
+        match attach {
+            Attach::StatusSegment(task) => {
+                let (_, peer) = self.peer(task).ok_or_else(missing)?;
+                let mut status = StatusWriter::new()
+                    .map_err(|error| refused("making a status segment", error))?;
+                let file = status.take_file().ok_or_else(missing)?;
+                peer.status = Some(status);
+                Ok(Rc::new(file))
+            }
+            Attach::TaskPage(task) => {
+                let (_, peer) = self.peer(task).ok_or_else(missing)?;
+                let file = memory_file("rendez-task-page", PAGE_BYTES)
+                    .map_err(|error| refused("making a task page", error))?;
+                let file = Rc::new(file);
+                peer.page_file = Some(Rc::clone(&file));
+                Ok(file)
+            }
+            Attach::TaskSocket(task) => self
+                .peer(task)
+                .and_then(|(_, peer)| peer.inherited.take())
+                .ok_or_else(|| refused("making the task's kernel socket", Errno::MFILE)),
+            Attach::OwnSegment(connection, side) => self.segments.own(connection, side),
+            Attach::SealedSegment(connection, side) => self.segments.sealed(connection, side),
+            Attach::Wait(connection, side) => self.segments.wait(connection, side),
+            Attach::Ring(connection, side) => self.segments.ring(connection, side),
+        }
+    }
+
+    /// A task says that its page is mapped: from now on nobody else can write it.
+    fn seal_page(&mut self, task: TaskId) {
+        let Some((id, peer)) = self.peer(task) else { return };
+        let mapped = peer.page_file.take().and_then(|file| {
+            segments::seal(&file, PAGE_BYTES).ok()?;
+            // Nobody shares it: the frame that it went out with is sent, or this would not be read.
+            PageReader::map(Rc::into_inner(file)?).ok()
+        });
+        match mapped {
+            Some(page) => peer.page = Some(page),
+            None => self.doomed.push(id),
+        }
+    }
+
+    fn signal(&mut self, task: TaskId, signal: i32) -> Result<(), KernelError> {
+        match self.peer(task).and_then(|(_, peer)| peer.pidfd.as_ref()) {
+            Some(pidfd) => system::signal(pidfd.as_fd(), signal)
+                .map_err(|error| refused(&format!("sending signal {signal} to {task}"), error)),
+            None => Err(KernelError::Order(format!("{task} has no process yet"))),
+        }
+    }
+
+    /// What the machine knows of a task, and whom the task says it waits for.
+    fn with_waits(&mut self, mut task: TaskInfo) -> TaskInfo {
+        let now_ns = monotonic_ns();
+        let claims = self
+            .peer(task.id)
+            .and_then(|(_, peer)| peer.page.as_ref())
+            .map(PageReader::waits)
+            .unwrap_or_default();
+        task.waits = claims
+            .into_iter()
+            .map(|claim| {
+                let on = self.machine.connection_at(task.id, claim.status_index);
+                let on = on.map(|(_, other)| other);
+                Waiting {
+                    on,
+                    name: on.and_then(|on| self.machine.name(on)).unwrap_or_default().into(),
+                    for_ms: now_ns.saturating_sub(claim.since_ns) / 1_000_000,
+                }
+            })
+            .collect();
+        task
+    }
+}
+
+fn connection_of(attach: &Attach) -> Option<ConnectionId> {
+    match attach {
+        Attach::OwnSegment(connection, _)
+        | Attach::SealedSegment(connection, _)
+        | Attach::Wait(connection, _)
+        | Attach::Ring(connection, _) => Some(*connection),
+        Attach::StatusSegment(_) | Attach::TaskPage(_) | Attach::TaskSocket(_) => None,
+    }
+}
