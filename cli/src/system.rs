@@ -70,7 +70,8 @@ impl System {
         make_directory(&place.directory)?;
         let lock = take_lock(place)?;
         let listener = open_front_door(&place.socket())?;
-        let (kernel_end, supervisor_end) = pair()?;
+        let (kernel_end, supervisor_end) = rendez_kernel::shell::socket_pair()
+            .map_err(|error| Failure::system("making a socket pair", error))?;
         let (lifeline, kernel_lifeline) = pair()?;
         let kept = lock
             .try_clone()
