@@ -2,8 +2,8 @@
 //!
 //! It leaves the table before anything else happens: from then on nobody finds it, so none of what
 //! follows is told to it. Then, in this order: what it waited for is withdrawn, its connections end,
-//! the endpoints that it served have no receiver, those who watch it are told, and its capabilities
-//! vanish, whereby an endpoint can lose its last receiver or sender, or be gone.
+//! those who watch it are told, and its capabilities vanish, whereby an endpoint can lose its
+//! receiver, the last who could receive or send, and itself.
 
 use super::Machine;
 use super::endpoint::Wait;
@@ -28,9 +28,6 @@ impl Machine {
         }
         for (connection, _) in task.connections.into_values() {
             self.end(connection, Why::Dead, None);
-        }
-        for endpoint in task.serves {
-            self.stop_serving(endpoint);
         }
         for watcher in task.watchers {
             self.tell_watcher(watcher, Fate::Died { generation: 0 });

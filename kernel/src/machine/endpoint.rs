@@ -126,9 +126,6 @@ impl Machine {
         let generation = endpoint.generation;
         self.answer(who, transaction, Ok(Answer::Serving { generation }));
         if before.is_none() {
-            if let Some(task) = self.tasks.get_mut(who) {
-                task.serves.insert(id);
-            }
             self.tell_endpoint(id, Fate::Restarted { generation });
             self.resume(id);
         }
@@ -212,24 +209,12 @@ impl Machine {
         waited
     }
 
-    /// The endpoint's receiver is gone.
-    pub(super) fn stop_serving(&mut self, id: ObjectId) {
-        let Some(endpoint) = self.endpoints.get_mut(&id) else { return };
-        let Some(receiver) = endpoint.receiver.take() else { return };
-        let generation = endpoint.generation;
-        if let Some(task) = self.tasks.get_mut(receiver.task) {
-            task.serves.remove(&id);
-        }
-        self.tell_endpoint(id, Fate::Died { generation });
-    }
-
-    /// A capability has left its space: who serves with it does so no longer.
+    /// A capability has left its space: whoever serves with it does so no longer.
     pub(super) fn stop_serving_with(&mut self, id: ObjectId, node: NodeId) {
-        let serves = |endpoint: &Endpoint| {
-            endpoint.receiver.as_ref().is_some_and(|receiver| receiver.node == node)
-        };
-        if self.endpoints.get(&id).is_some_and(serves) {
-            self.stop_serving(id);
+        let Some(endpoint) = self.endpoints.get_mut(&id) else { return };
+        let generation = endpoint.generation;
+        if endpoint.receiver.take_if(|receiver| receiver.node == node).is_some() {
+            self.tell_endpoint(id, Fate::Died { generation });
         }
     }
 

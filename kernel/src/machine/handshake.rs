@@ -56,7 +56,6 @@ impl Machine {
                     self.tell_server(id);
                 }
                 Err(error) => {
-                    connection.phase = Phase::ClientMaps;
                     let client_task = connection.client.task;
                     self.end_wait(client_task, client, Err(error));
                     self.end(id, Why::Protocol, Some(Side::Client));

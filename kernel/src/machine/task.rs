@@ -77,8 +77,6 @@ pub(super) struct Task {
 
     /// Its requests that wait, by transaction.
     pub(super) waits: BTreeMap<u64, Wait>,
-    /// Endpoints whose receiver it is.
-    pub(super) serves: BTreeSet<ObjectId>,
     /// Its ends of connections, by status index.
     pub(super) connections: BTreeMap<u32, (ConnectionId, Side)>,
     pub(super) words: Words,
@@ -121,7 +119,6 @@ impl Machine {
             segment_bytes: Count::default(),
             children: BTreeSet::new(),
             waits: BTreeMap::new(),
-            serves: BTreeSet::new(),
             connections: BTreeMap::new(),
             words: Words::new(),
             watchers: BTreeSet::new(),

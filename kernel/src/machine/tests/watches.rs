@@ -109,3 +109,13 @@ fn who_is_dead_or_revoked_watches_no_more() {
     world.die(server);
     assert_eq!(world.events(client), []);
 }
+
+#[test]
+fn a_watch_of_the_dead_counts_no_more() {
+    let (mut world, first, _) = World::started_with(Quotas { watches: 1, ..Quotas::default() });
+    for _ in 0..3 {
+        let (child, slot, _) = world.spawn(first, vec![]);
+        watch(&mut world, first, slot);
+        world.die(child);
+    }
+}
