@@ -43,6 +43,7 @@ mod machine;
 pub mod mechanism;
 mod options;
 mod recorder;
+mod rendez;
 mod report;
 mod statistics;
 mod table;

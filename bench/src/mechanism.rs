@@ -18,16 +18,20 @@ use serde::{Deserialize, Serialize};
 use crate::baseline;
 use crate::launch::Launcher;
 use crate::recorder::Recorder;
+use crate::rendez::Rendez;
 
 /// All mechanisms, in the order of the report. **This is where a new one is added.**
 #[must_use]
 pub fn all() -> &'static [&'static dyn Mechanism] {
-    static ALL: [&dyn Mechanism; 5] = [
+    static ALL: [&dyn Mechanism; 8] = [
         &baseline::Floor,
         &baseline::Futex,
         &baseline::Pipe,
         &baseline::UnixStream,
         &baseline::UnixSeqpacket,
+        &Rendez(Wait::Spin),
+        &Rendez(Wait::Adaptive),
+        &Rendez(Wait::Block),
     ];
     &ALL
 }

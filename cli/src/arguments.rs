@@ -5,14 +5,19 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use std::path::PathBuf;
 
+/// What `--json` says when it names no file.
+pub const STANDARD_OUTPUT: &str = "-";
+
 /// Synchronous message passing between isolated processes.
 #[derive(Debug, Parser)]
 #[command(name = "rendez", version, about, after_help = EXIT_CODES, propagate_version = true)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 pub struct Arguments {
     /// Say it in JSON, for scripts
-    #[arg(long, global = true)]
-    pub json: bool,
+    // An optional value, so that `bench` can have a `--json FILE` of its own.
+    #[arg(long, global = true, num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = STANDARD_OUTPUT, hide_default_value = true, value_name = "-")]
+    pub json: Option<PathBuf>,
     /// Where the front door is [default: $RENDEZ_RUNTIME_DIR, $RUNTIME_DIRECTORY,
     /// $XDG_RUNTIME_DIR/rendez, or a place of the user's own]
     #[arg(long, global = true, value_name = "DIR")]
@@ -20,6 +25,14 @@ pub struct Arguments {
     /// What to do
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Arguments {
+    /// Whether standard output is to be JSON.
+    #[must_use]
+    pub fn wants_json(&self) -> bool {
+        self.json.as_ref().is_some_and(|file| file.as_os_str() == STANDARD_OUTPUT)
+    }
 }
 
 /// What to do.
@@ -197,7 +210,7 @@ pub struct Bench {
     /// Only these mechanisms, separated by commas
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub only: Vec<String>,
-    /// Write the report to a file as JSON too (the global --json prints it)
-    #[arg(long = "json-file", value_name = "FILE")]
-    pub json_file: Option<PathBuf>,
+    /// Write the report to FILE as JSON, beside the table; - for standard output, instead of it
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
 }

@@ -26,7 +26,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { failure::USAGE } else { 0 });
         }
     };
-    let output = output::Output::new(arguments.json);
+    let output = output::Output::new(arguments.wants_json());
     match commands::run(arguments, &output) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {

@@ -60,7 +60,9 @@ impl Output {
     /// Says why the command failed: to people on standard error, to scripts as `{"error": …}`.
     pub fn failure(&self, failure: &Failure) {
         if self.json {
-            self.value(&serde_json::json!({ "error": failure.to_string(), "code": failure.code() }));
+            self.value(
+                &serde_json::json!({ "error": failure.to_string(), "code": failure.code() }),
+            );
         } else {
             let _ = writeln!(anstream::stderr(), "{BAD}error:{BAD:#} {failure}");
         }

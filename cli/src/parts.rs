@@ -3,8 +3,8 @@
 use crate::arguments::Served;
 use crate::failure::{FAILED, Failure, USAGE};
 use rendez::{Error, Server, Service, Task};
-use rendez_ipc_core::control::adopt_started;
 use rendez_file::{FileServer, MemoryFileSystem, RealDirectory};
+use rendez_ipc_core::control::adopt_started;
 use rendez_kernel::quota::Quotas;
 use rendez_kernel::shell;
 use rendez_name::NameServer;

@@ -58,7 +58,10 @@ impl System {
     pub fn start(place: &Place, executable: &Path, served: &Served) -> Result<Self, Failure> {
         if let Some(directory) = &served.dir {
             let found = std::fs::metadata(directory).map_err(|error| {
-                Failure::system(format!("the directory {} cannot be served", directory.display()), error)
+                Failure::system(
+                    format!("the directory {} cannot be served", directory.display()),
+                    error,
+                )
             })?;
             if !found.is_dir() {
                 return Err(Failure::new(
@@ -73,9 +76,8 @@ impl System {
         let (kernel_end, supervisor_end) = rendez_kernel::shell::socket_pair()
             .map_err(|error| Failure::system("making a socket pair", error))?;
         let (lifeline, kernel_lifeline) = pair()?;
-        let kept = lock
-            .try_clone()
-            .map_err(|error| Failure::system("duplicating the lock", error))?;
+        let kept =
+            lock.try_clone().map_err(|error| Failure::system("duplicating the lock", error))?;
 
         let mut command = Command::new(executable);
         command.arg("part-kernel").stdin(Stdio::null()).current_dir("/");
@@ -121,8 +123,12 @@ impl System {
             return Ok(());
         }
         let _ = self.supervisor.kill();
-        let end = self.supervisor.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
-        Err(Failure::new(FAILED, format!("the supervisor ended before the system was ready ({end})")))
+        let end =
+            self.supervisor.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
+        Err(Failure::new(
+            FAILED,
+            format!("the supervisor ended before the system was ready ({end})"),
+        ))
     }
 
     /// The kernel's process.
@@ -251,8 +257,9 @@ fn open_front_door(path: &PathBuf) -> Result<OwnedFd, Failure> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(Failure::system(at("removing a stale socket at"), error)),
     }
-    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-        .map_err(|error| Failure::system("making a socket", error))?;
+    let socket =
+        socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(|error| Failure::system("making a socket", error))?;
     let address =
         SocketAddrUnix::new(path).map_err(|error| Failure::system(at("naming"), error))?;
     bind(&socket, &address).map_err(|error| Failure::system(at("binding"), error))?;

@@ -25,7 +25,7 @@ use crate::half::{Ours, Theirs};
 use crate::notification::{Acknowledger, Poster};
 use crate::platform::{Atomic, Label, Platform};
 use crate::ring::{Buffer, Fault, Reader, Writer};
-use crate::wait::{Spinner, Step, Wait, learn};
+use crate::wait::{Learner, Spinner, Step, Wait};
 use core::sync::atomic::Ordering::Relaxed;
 use rendez_protocol::limit;
 use rendez_protocol::message::{Flags, Header, area_bytes, room_for};
@@ -122,6 +122,7 @@ pub struct ClientEnd<P: Platform> {
     generation: u32,
     fault: Option<Fault>,
     unsettled: bool,
+    learner: Learner,
     counts: ClientCounts,
 }
 
@@ -152,6 +153,7 @@ impl<P: Platform> ClientEnd<P> {
             generation,
             fault: None,
             unsettled: false,
+            learner: Learner::default(),
             counts: ClientCounts::default(),
         }
     }
@@ -623,12 +625,11 @@ impl<P: Platform> ClientEnd<P> {
             && !self.acknowledger.is_pending(&self.theirs)
             && room.is_none_or(|(length, area)| matches!(self.has_room(length, area), Ok(false)));
         if nothing {
-            let slept_at = P::now();
             let _published = P::waiting(&self.status);
             let words = [(self.theirs.doorbell(), doorbell), (self.status.as_ref(), 0)];
             P::wait(&words, (deadline != NEVER).then_some(deadline));
             self.counts.sleeps += 1;
-            learn(self.theirs.rang_at(), slept_at, P::now());
+            self.learner.woken::<P>(self.theirs.rang_at());
         }
         self.sleeper.get_up(&self.ours);
     }

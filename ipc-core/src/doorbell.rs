@@ -26,6 +26,7 @@
 
 use crate::half::{Ours, Theirs};
 use crate::platform::{Bell, Label, Platform};
+use crate::wait::RINGS_PER_DATE;
 
 /// Bit 0 of `asleep`.
 const ASLEEP: u32 = 1;
@@ -79,7 +80,10 @@ impl<P: Platform> Ringer<P> {
         self.rung = asleep;
         self.rings += 1;
         self.doorbell = self.doorbell.wrapping_add(1);
-        self.bell.ring(ours.set_doorbell(self.doorbell, P::now()));
+        if self.rings % RINGS_PER_DATE == 1 {
+            ours.set_rang_at(P::now());
+        }
+        self.bell.ring(ours.set_doorbell(self.doorbell));
     }
 
     /// How often the reader had to be woken.

@@ -88,10 +88,13 @@ impl<P: Platform> Ours<P> {
         self.0.head().sleep.0.cpu.store(cpu, Relaxed);
     }
 
-    pub(crate) fn set_doorbell(&self, value: u32, now: u64) -> &P::U32 {
-        let words = &self.0.head().doorbell.0;
+    pub(crate) fn set_rang_at(&self, now: u64) {
         // ORDERING: Relaxed; a hint for the reader's statistics.
-        words.rang_at.store(now, Relaxed);
+        self.0.head().doorbell.0.rang_at.store(now, Relaxed);
+    }
+
+    pub(crate) fn set_doorbell(&self, value: u32) -> &P::U32 {
+        let words = &self.0.head().doorbell.0;
         // ORDERING: Relaxed; the reader compares it in the futex, whose wake-up follows and is
         // ordered by Linux; what it looks at afterwards is ordered by the turn.
         words.doorbell.store(value, Relaxed);

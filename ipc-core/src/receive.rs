@@ -13,7 +13,7 @@ use crate::platform::{Host, Platform};
 use crate::ring::{Buffer, Fault};
 use crate::server::{Found, Port, ServerEnd, Taken, sleep_fence};
 use crate::status::StatusReader;
-use crate::wait::{Spinner, Step, Wait, learn};
+use crate::wait::{Learner, Spinner, Step, Wait};
 use rendez_protocol::status::ConnectionState;
 use rustix::event::{Timespec, epoll};
 use slab::Slab;
@@ -77,6 +77,7 @@ struct Place {
     empty_rings: u32,
     polled: bool,
     muted: bool,
+    learner: Learner,
 }
 
 /// Receives from many connections in one thread.
@@ -146,6 +147,7 @@ impl Receiver {
             empty_rings: 0,
             polled: true,
             muted: false,
+            learner: Learner::default(),
         });
         self.polled.push(index);
         Ok(Key { index: index as u32, generation })
@@ -375,13 +377,16 @@ impl Receiver {
         if let Some(turn) = self.kernel_turn() {
             return Ok(Some(turn));
         }
+        if deadline == u64::MAX && self.muted.is_empty() {
+            return self.ask_epoll(None);
+        }
         let now = Host::now();
         if now >= deadline {
             return Ok(Some(Turn::Deadline));
         }
         let until =
             if self.muted.is_empty() { deadline } else { deadline.min(now + MUTED_LOOK_NS) };
-        let turn = self.ask_epoll((until != u64::MAX).then(|| until - now))?;
+        let turn = self.ask_epoll(Some(until - now))?;
         self.look_at_muted();
         Ok(turn)
     }
@@ -405,7 +410,7 @@ impl Receiver {
     /// Asks epoll, for at most `timeout` ns (`None`: for as long as it takes). Rung connections are
     /// polled from now on.
     fn ask_epoll(&mut self, timeout: Option<u64>) -> io::Result<Option<Turn>> {
-        let slept_at = if timeout == Some(0) { u64::MAX } else { Host::now() };
+        let slept = timeout != Some(0);
         let timeout = timeout.map(|ns| Timespec {
             tv_sec: (ns / 1_000_000_000) as i64,
             tv_nsec: (ns % 1_000_000_000) as i64,
@@ -424,16 +429,16 @@ impl Receiver {
                 // Level-triggered: what is not reported now is reported by the next question.
                 turn = turn.or(Some(Turn::Descriptor(token as u32)));
             } else if self.places.contains(token as usize) {
-                self.rung(token as usize, slept_at);
+                self.rung(token as usize, slept);
             }
         }
         Ok(turn)
     }
 
-    fn rung(&mut self, index: usize, slept_at: u64) {
+    fn rung(&mut self, index: usize, slept: bool) {
         let place = &mut self.places[index];
-        if slept_at != u64::MAX {
-            learn(place.end.rang_at(), slept_at, Host::now());
+        if slept {
+            place.learner.woken::<Host>(place.end.rang_at());
         }
         place.empty_rings += 1;
         if place.empty_rings > EMPTY_RINGS_MAX && !place.end.is_ready() {

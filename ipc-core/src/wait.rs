@@ -3,11 +3,11 @@
 //! *Adaptive* spins for as long as a wake-up costs, as measured, then sleeps: never worse than twice
 //! the best choice in hindsight (Karlin, Li, Manasse, Owicki: "Empirical studies of competitive
 //! spinning", 1991). The cost is learned from the wake-ups of this process: whoever rings leaves the
-//! time beside the doorbell, whoever wakes compares.
+//! time beside the doorbell now and then, whoever wakes compares.
 //!
 //! A spinner must know where its peer runs. If that is on the same processor, spinning burns the
-//! very time that the peer needs, so it yields instead; a yield that took longer than a wake-up
-//! costs means that somebody else wants the processor, and ends the spinning.
+//! very time that the peer needs, so it yields instead; a yield that took many times as
+//! long as a wake-up means that somebody else wants the processor, and ends the spinning.
 
 use crate::half::{Ours, Theirs};
 use crate::platform::Platform;
@@ -45,6 +45,12 @@ impl core::str::FromStr for Wait {
 const WAKE_NS_AT_FIRST: u64 = 30_000;
 /// Bounds of what is believed of one measurement, in ns: the time beside the doorbell is a claim.
 const WAKE_NS_RANGE: core::ops::RangeInclusive<u64> = 2_000..=200_000;
+/// Older dates are not believed at all, in ns.
+const WAKE_NS_OLDEST: u64 = 100_000_000;
+/// Yields to a peer on the same processor that are always made before sleeping.
+const YIELDS_MIN: u32 = 4;
+/// A yield that took this much longer than a wake-up gave the processor to somebody else.
+const YIELD_TOO_LONG: u64 = 8;
 /// Looks between two looks at the clock, and at whatever is not the ring.
 const TURNS_PER_LOOK: u32 = 32;
 /// Looks without any rest in between, before resting begins.
@@ -60,10 +66,29 @@ pub fn learned_wake_ns() -> u64 {
     WAKE_NS.load(Ordering::Relaxed)
 }
 
-/// Takes note of a wake-up that was rung for at `rang_at` and over at `now`, if that was after
-/// `slept_at`.
-pub(crate) fn learn(rang_at: u64, slept_at: u64, now: u64) {
-    if rang_at > slept_at && rang_at <= now {
+/// One in this many rings is dated, so that most cost no look at the clock.
+pub(crate) const RINGS_PER_DATE: u64 = 8;
+
+/// What one reader learns from the dates beside its doorbell.
+#[derive(Debug, Default)]
+pub(crate) struct Learner {
+    last: u64,
+}
+
+impl Learner {
+    /// After a wake-up: takes note of what it cost, if the ring was dated.
+    pub(crate) fn woken<P: Platform>(&mut self, rang_at: u64) {
+        if rang_at != self.last {
+            self.last = rang_at;
+            learn(rang_at, P::now());
+        }
+    }
+}
+
+/// Takes note of a wake-up that was rung for at `rang_at` and over at `now`.
+fn learn(rang_at: u64, now: u64) {
+    // A date in the future, or older than any wake-up, is a lie or belongs to another sleep.
+    if rang_at <= now && now - rang_at <= WAKE_NS_OLDEST {
         let sample = (now - rang_at).clamp(*WAKE_NS_RANGE.start(), *WAKE_NS_RANGE.end());
         let old = WAKE_NS.load(Ordering::Relaxed);
         // ORDERING: Relaxed; two threads at once lose one of two samples.
@@ -89,6 +114,7 @@ pub struct Spinner {
     turns: u32,
     started: u64,
     budget: u64,
+    yields: u32,
 }
 
 impl Spinner {
@@ -96,7 +122,7 @@ impl Spinner {
     #[must_use]
     #[inline]
     pub const fn new(wait: Wait) -> Self {
-        Self { wait, turns: 0, started: 0, budget: 0 }
+        Self { wait, turns: 0, started: 0, budget: 0, yields: 0 }
     }
 
     /// Says what to do after a look that found nothing, and rests a little.
@@ -126,10 +152,16 @@ impl Spinner {
         if theirs.cpu() == cpu {
             P::yield_now();
             let after = P::now();
-            if matches!(self.wait, Wait::Adaptive) && after - now > self.budget {
+            let took = after.saturating_sub(now);
+            if matches!(self.wait, Wait::Adaptive) && took > self.budget * YIELD_TOO_LONG {
                 return Step::Sleep;
             }
             now = after;
+            self.yields += 1;
+            if self.yields < YIELDS_MIN {
+                ours.set_cpu(cpu);
+                return Step::Look(now);
+            }
         }
         ours.set_cpu(cpu);
         if matches!(self.wait, Wait::Adaptive) && now.saturating_sub(self.started) > self.budget {
@@ -148,19 +180,21 @@ impl Spinner {
 
 #[cfg(test)]
 mod tests {
-    use super::{WAKE_NS_RANGE, learn, learned_wake_ns};
+    use super::{WAKE_NS_OLDEST, WAKE_NS_RANGE, learn, learned_wake_ns};
 
     #[test]
     fn a_lie_about_the_ringing_moves_what_is_learned_no_further_than_the_bounds() {
-        for rang_at in [0, 5, 11, u64::MAX] {
-            learn(rang_at, 4, 10);
+        let before = learned_wake_ns();
+        for rang_at in [0, WAKE_NS_OLDEST - 1, u64::MAX] {
+            learn(rang_at, 2 * WAKE_NS_OLDEST);
         }
+        assert_eq!(learned_wake_ns(), before, "lies are not believed");
         for _ in 0..100 {
-            learn(1, 0, u64::MAX);
+            learn(1, WAKE_NS_OLDEST);
         }
         assert!(learned_wake_ns() <= *WAKE_NS_RANGE.end());
         for _ in 0..100 {
-            learn(1, 0, 1);
+            learn(1, 1);
         }
         assert!(learned_wake_ns() >= *WAKE_NS_RANGE.start());
     }

@@ -1,5 +1,6 @@
 //! One module a command.
 
+mod bench;
 mod up;
 
 use crate::arguments::{Arguments, Command};
@@ -18,6 +19,8 @@ pub fn run(arguments: Arguments, output: &Output) -> Result<u8, Failure> {
     let place = || place(arguments.runtime_dir.as_deref());
     match arguments.command {
         Command::Up(up) => up::run(&place()?, &up, output)?,
+        Command::Bench(bench) => bench::run(&bench, output)?,
+        Command::BenchPartner { arguments } => bench::partner(&arguments)?,
         Command::PartKernel => parts::kernel()?,
         Command::PartSupervisor(served) => parts::supervisor(served)?,
         Command::PartServer { server, served } => parts::server(&server, &served)?,
