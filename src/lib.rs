@@ -60,6 +60,9 @@ pub use connection::{Connection, Options, Reply};
 pub use error::Error;
 pub use names::Registration;
 pub use rendez_ipc_core::client::{ClientCounts, NEVER, SendError};
+#[cfg(feature = "model")]
+pub use rendez_ipc_core::model;
+pub use rendez_ipc_core::platform;
 pub use rendez_ipc_core::ring::Buffer;
 pub use rendez_ipc_core::wait::{Wait, learned_wake_ns};
 pub use rendez_protocol as protocol;
