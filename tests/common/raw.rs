@@ -1,0 +1,340 @@
+//! A task without the library: it speaks frames with the kernel itself and writes what it likes
+//! into its own segments.
+//!
+//! # Safety
+//! An island of `unsafe`: a mapping stays for as long as the [`Memory`] that made it, its length is
+//! checked before each access, and everything in it is read and written as atomics. Other processes
+//! read what is written here; that it may be rubbish is the point.
+
+use rendez::protocol::kernel::{
+    Answer, Doorbell, Event, Given, Hello, KernelError, Received, Request, SEGMENT_HEADER_BYTES,
+    Shape, frame,
+};
+use rendez::protocol::message::{Flags, Header, room_for};
+use rendez::protocol::status::ConnectionState;
+use rendez::protocol::{ConnectionId, Slot, TaskId, decode, encode};
+use rendez_ipc_core::control::{Frame, Mode, receive_frame, send_frame};
+use rendez_ipc_core::status::{PageWriter, StatusReader};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Where things lie in a segment; see `docs/reference/memory-layout.md`.
+pub(crate) mod at {
+    pub(crate) const DOORBELL: usize = 0;
+    pub(crate) const RANG_AT: usize = 8;
+    pub(crate) const ASLEEP: usize = 128;
+    pub(crate) const CPU: usize = 132;
+    pub(crate) const TAKEN: usize = 256;
+    pub(crate) const FREED: usize = 264;
+    pub(crate) const POSTED: usize = 384;
+    pub(crate) const ACKNOWLEDGED: usize = 512;
+}
+
+/// Mapped memory.
+pub(crate) struct Memory {
+    start: NonNull<u8>,
+    length: usize,
+    lines: usize,
+}
+
+// SAFETY: plain memory, reached through atomics only.
+unsafe impl Send for Memory {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    fn map(descriptor: &OwnedFd, shape: Shape, protection: ProtFlags) -> Self {
+        let length = shape.segment_bytes();
+        assert_eq!(rustix::fs::fstat(descriptor).unwrap().st_size, length as i64);
+        // SAFETY: a fresh mapping at a place that Linux chooses; the file has this length, checked.
+        let start = unsafe {
+            mmap(std::ptr::null_mut(), length, protection, MapFlags::SHARED, descriptor, 0)
+        };
+        let start = NonNull::new(start.unwrap().cast()).unwrap();
+        Self { start, length, lines: shape.lines as usize }
+    }
+
+    /// A segment of one's own, populated.
+    pub(crate) fn own(descriptor: &OwnedFd, shape: Shape) -> Self {
+        rustix::io::pwrite(descriptor, &vec![0; shape.segment_bytes()], 0).unwrap();
+        Self::map(descriptor, shape, ProtFlags::READ | ProtFlags::WRITE)
+    }
+
+    /// A segment of somebody else's.
+    pub(crate) fn theirs(descriptor: &OwnedFd, shape: Shape) -> Self {
+        Self::map(descriptor, shape, ProtFlags::READ)
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.length
+    }
+
+    fn at<T>(&self, offset: usize) -> NonNull<T> {
+        assert!(offset.is_multiple_of(align_of::<T>()) && offset + size_of::<T>() <= self.length);
+        // SAFETY: within the mapping, checked just now.
+        unsafe { self.start.add(offset) }.cast()
+    }
+
+    pub(crate) fn load(&self, offset: usize) -> u64 {
+        // SAFETY: mapped and aligned, checked by `at`; an atomic.
+        unsafe { self.at::<AtomicU64>(offset).as_ref() }.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn load_u32(&self, offset: usize) -> u32 {
+        // SAFETY: as in `load`.
+        unsafe { self.at::<AtomicU32>(offset).as_ref() }.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn store(&self, offset: usize, value: u64) {
+        // SAFETY: as in `load`; callers store to their own segments, which are mapped for writing.
+        unsafe { self.at::<AtomicU64>(offset).as_ref() }.store(value, Ordering::SeqCst);
+    }
+
+    pub(crate) fn store_u32(&self, offset: usize, value: u32) {
+        // SAFETY: as in `store`.
+        unsafe { self.at::<AtomicU32>(offset).as_ref() }.store(value, Ordering::SeqCst);
+    }
+
+    pub(crate) fn store_bytes(&self, offset: usize, bytes: &[u8]) {
+        for (place, byte) in bytes.iter().enumerate() {
+            // SAFETY: as in `store`.
+            unsafe { self.at::<AtomicU8>(offset + place).as_ref() }.store(*byte, Ordering::SeqCst);
+        }
+    }
+
+    /// Where the line of message `position` lies.
+    pub(crate) fn line(&self, position: u64) -> usize {
+        SEGMENT_HEADER_BYTES + (position as usize % self.lines) * 64
+    }
+
+    /// The turn that message `position` has.
+    pub(crate) fn turn(&self, position: u64) -> u32 {
+        (position / self.lines as u64) as u32 + 1
+    }
+
+    /// Publishes message `position` as an honest writer does, its payload within the line.
+    pub(crate) fn publish(&self, position: u64, header: Header, payload: &[u8]) {
+        let line = self.line(position);
+        let header = Header { length: payload.len() as u32, ..header };
+        self.store_bytes(line + 8, &header.to_bytes());
+        self.store_bytes(line + 24, payload);
+        self.store_u32(line, self.turn(position));
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: mapped with this length, and nothing borrows it any more.
+        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.length) };
+    }
+}
+
+/// The header of a request with room for a reply of `room` bytes and no deadline.
+pub(crate) fn request(operation: u16, room: usize) -> Header {
+    Header { length: 0, flags: Flags::empty(), code: operation, room: room_for(room), word: 0 }
+}
+
+/// A task that speaks for itself.
+pub(crate) struct RawTask {
+    pub(crate) socket: OwnedFd,
+    pub(crate) id: TaskId,
+    pub(crate) given: Vec<Given>,
+    pub(crate) status: StatusReader,
+    _page: PageWriter,
+    transaction: u64,
+    events: VecDeque<(Event, Vec<OwnedFd>)>,
+}
+
+/// A connection of such a task, at whichever end.
+pub(crate) struct RawConnection {
+    pub(crate) id: ConnectionId,
+    pub(crate) status_index: u32,
+    pub(crate) own: Memory,
+    pub(crate) peer: Memory,
+    /// Rings the other end, if that is rung so.
+    pub(crate) bell: Option<OwnedFd>,
+    position: u64,
+}
+
+/// Connects to a front door.
+pub(crate) fn knock(path: &Path) -> OwnedFd {
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .unwrap();
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+    socket
+}
+
+/// The next frame, or `None` at the end; a reset is an end too.
+pub(crate) fn next(socket: &OwnedFd) -> Option<Frame> {
+    let patience = Some(Duration::from_secs(60));
+    sockopt::set_socket_timeout(socket, sockopt::Timeout::Recv, patience).unwrap();
+    match receive_frame(socket, Mode::Wait) {
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => None,
+        other => other.expect("a frame in time"),
+    }
+}
+
+impl RawTask {
+    /// Greets over a socket.
+    pub(crate) fn greet(socket: OwnedFd, hello: Hello) -> Result<Self, KernelError> {
+        send_frame(&socket, 1, frame::HELLO, &hello.to_bytes(), &[], Mode::Wait).unwrap();
+        let frame = next(&socket).expect("an answer to the greeting");
+        let (id, given) = match decode(&frame.payload).unwrap() {
+            Answer::Welcome { task, given, .. } => (task, given),
+            Answer::Error(error) => return Err(error),
+            other => panic!("{other:?}"),
+        };
+        let [status, page] = <[OwnedFd; 2]>::try_from(frame.descriptors).unwrap();
+        let mut task = Self {
+            socket,
+            id,
+            given,
+            status: StatusReader::map(status).unwrap(),
+            _page: PageWriter::map(page).unwrap(),
+            transaction: 1,
+            events: VecDeque::new(),
+        };
+        assert_eq!(task.ask(&Request::PageMapped).0, Answer::Done);
+        Ok(task)
+    }
+
+    pub(crate) fn given(&self, name: &str) -> Received {
+        self.given.iter().find(|given| given.name == name).unwrap().capability
+    }
+
+    pub(crate) fn send(&mut self, request: &Request) -> u64 {
+        self.transaction += 1;
+        let payload = encode(request);
+        send_frame(&self.socket, self.transaction, frame::REQUEST, &payload, &[], Mode::Wait)
+            .unwrap();
+        self.transaction
+    }
+
+    fn keep(&mut self, frame: Frame) {
+        assert_eq!(frame.header.code, frame::EVENT);
+        self.events.push_back((decode(&frame.payload).unwrap(), frame.descriptors));
+    }
+
+    pub(crate) fn answer(&mut self, transaction: u64) -> (Answer, Vec<OwnedFd>) {
+        loop {
+            let frame = next(&self.socket).expect("the kernel is there");
+            if frame.transaction == transaction {
+                return (decode(&frame.payload).unwrap(), frame.descriptors);
+            }
+            self.keep(frame);
+        }
+    }
+
+    pub(crate) fn ask(&mut self, request: &Request) -> (Answer, Vec<OwnedFd>) {
+        let transaction = self.send(request);
+        self.answer(transaction)
+    }
+
+    pub(crate) fn event(&mut self) -> (Event, Vec<OwnedFd>) {
+        while self.events.is_empty() {
+            let frame = next(&self.socket).expect("the kernel is there");
+            self.keep(frame);
+        }
+        self.events.pop_front().unwrap()
+    }
+
+    /// Connects to an endpoint as an honest client does.
+    pub(crate) fn connect(&mut self, slot: Slot) -> RawConnection {
+        let shape = Shape::default();
+        let (id, status_index, own) = self.begin_to_connect(slot).unwrap();
+        let own = Memory::own(&own, shape);
+        let mapped = Request::Mapped { connection: id, doorbell: Doorbell::Futex };
+        let (answer, mut descriptors) = self.ask(&mapped);
+        let Answer::Connected { rings, .. } = answer else { panic!("{answer:?}") };
+        let bell = (rings == Doorbell::Event).then(|| descriptors.pop().unwrap());
+        let peer = Memory::theirs(&descriptors[0], shape);
+        RawConnection { id, status_index, own, peer, bell, position: 0 }
+    }
+
+    /// The first half of connecting: which connection, its status word, its own segment.
+    pub(crate) fn begin_to_connect(
+        &mut self,
+        slot: Slot,
+    ) -> Result<(ConnectionId, u32, OwnedFd), KernelError> {
+        let request = Request::Connect {
+            slot,
+            interface: None,
+            requests: Shape::default(),
+            replies: Shape::default(),
+            doorbell: Doorbell::Futex,
+        };
+        match self.ask(&request) {
+            (Answer::Connecting { connection, status_index }, mut descriptors) => {
+                Ok((connection, status_index, descriptors.pop().unwrap()))
+            }
+            (Answer::Error(error), _) => Err(error),
+            (other, _) => panic!("{other:?}"),
+        }
+    }
+
+    /// Takes the next client in, as an honest server that is rung by futex does.
+    pub(crate) fn take_in(&mut self) -> RawConnection {
+        let (event, descriptors) = self.event();
+        let Event::Incoming { connection, status_index, requests, replies, .. } = event else {
+            panic!("{event:?}")
+        };
+        let own = Memory::own(&descriptors[0], replies);
+        let peer = Memory::theirs(&descriptors[1], requests);
+        let mapped = Request::Mapped { connection, doorbell: Doorbell::Futex };
+        assert_eq!(self.ask(&mapped).0, Answer::Done);
+        RawConnection { id: connection, status_index, own, peer, bell: None, position: 0 }
+    }
+
+    pub(crate) fn state(&self, connection: &RawConnection) -> ConnectionState {
+        self.status.state(connection.status_index)
+    }
+
+    /// Waits until the other end has closed a connection; the state that its word then has.
+    pub(crate) fn closed(&mut self, connection: &RawConnection) -> ConnectionState {
+        loop {
+            match self.event().0 {
+                Event::Closed { connection: id, .. } if id == connection.id => {
+                    return self.state(connection);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+impl RawConnection {
+    pub(crate) fn ring(&self) {
+        if let Some(bell) = &self.bell {
+            let _ = rustix::io::write(bell, &1_u64.to_ne_bytes());
+        }
+    }
+
+    /// Publishes a request as an honest client does, and rings; which one it is.
+    pub(crate) fn publish(&mut self, header: Header, payload: &[u8]) -> u64 {
+        let position = self.position;
+        self.position += 1;
+        self.own.publish(position, header, payload);
+        self.ring();
+        position
+    }
+
+    /// Waits for the reply that is the `position`th in the server's ring; its status.
+    pub(crate) fn reply(&self, position: u64) -> u16 {
+        let line = self.peer.line(position);
+        super::eventually("a reply", || {
+            (self.peer.load_u32(line) == self.peer.turn(position)).then_some(())
+        });
+        (self.peer.load(line + 8) >> 32) as u16
+    }
+}
