@@ -8,7 +8,7 @@ use rendez_ipc_core::platform::{Host, HostBell, HostStatus};
 use rendez_ipc_core::ring::Buffer;
 use rendez_ipc_core::segment::{OwnSegment, PeerSegment};
 use rendez_ipc_core::wait::Wait;
-use rendez_protocol::kernel::{Answer, Doorbell, Offer, Received, Request, Shape};
+use rendez_protocol::kernel::{Answer, Doorbell, KernelError, Offer, Received, Request, Shape};
 use rendez_protocol::limit::DEADLINE_DEFAULT_MS;
 use rendez_protocol::status::Why;
 use rendez_protocol::{ConnectionId, Interface, Slot, Status, TaskId, Ticket};
@@ -130,7 +130,15 @@ impl Connection {
             let own = OwnSegment::map(own, options.requests)
                 .map_err(|error| Error::system("mapping the connection's own segment", error))?;
             let mapped = Request::Mapped { connection: id, doorbell: Doorbell::Futex };
-            let (answer, mut descriptors) = task.link().ask(&mapped, deadline)?;
+            let (answer, mut descriptors) =
+                task.link().ask(&mapped, deadline).map_err(|error| match error {
+                    // It ended before we had mapped our segment: its status word says why.
+                    Error::Kernel(KernelError::BadConnection(_)) => {
+                        let why = task.status().state(status_index).why().unwrap_or(Why::Closed);
+                        KernelError::NotCompleted(why).into()
+                    }
+                    other => other,
+                })?;
             let Answer::Connected { server, generation, rings, interface } = answer else {
                 return Err(out_of_turn(&answer));
             };
