@@ -1,0 +1,504 @@
+//! Clients and servers that are killed in the middle: each sender is told exactly what became of
+//! each of its messages, and nobody is left waiting.
+//!
+//! No timeout helps: the senders here wait for as long as it takes, and a watchdog looks on. The
+//! server writes down what it handles before it replies, so what senders are told can be held
+//! against that.
+
+mod common;
+
+use common::{Assistant, Random, Role, System, eventually, for_ever, info};
+use rendez::protocol::kernel::{KernelError, Received};
+use rendez::protocol::{Rights, decode, encode};
+use rendez::service::{Caller, Context, Message, Refusal, Reply, ReplyRight, Service};
+use rendez::{Connection, Error, NEVER, SendError, Server, Slot, Status, Task, Why};
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
+
+/// How many messages a sender has in flight at most.
+const FLIGHT: u64 = 12;
+/// Room for a reply, in bytes.
+const ROOM: usize = 600;
+
+/// Not a test: what a task plays that a test has started.
+#[test]
+fn assistant() {
+    let Some(role) = Role::of_this_process() else { return };
+    let task = role.task();
+    match role.name.as_str() {
+        "recorder" => {
+            let log = append(&role.variable("LOG"));
+            let (later, kept) = channel::<(ReplyRight, Vec<u8>)>();
+            std::thread::spawn(move || {
+                kept.into_iter().for_each(|(right, bytes)| right.ok(&bytes))
+            });
+            serve(&task, &mut Recorder { log, later, handled: 0 });
+        }
+        "stalling" => {
+            let log = append(&role.variable("LOG"));
+            let until = role.variable("STALLS_AT").to_str().unwrap().parse().unwrap();
+            serve(&task, &mut Stalling { log, until, handled: 0 });
+        }
+        "observer" => serve(&task, &mut Observer { role, kept: Vec::new() }),
+        "sender" => {
+            let base = role.variable("BASE").to_str().unwrap().parse().unwrap();
+            let stop = role.variable("STOP");
+            let mut told = append(&role.variable("TOLD"));
+            let slot = task.given_as("recorder").unwrap().slot;
+            let mut load = Load::new(&task, slot, Random::of(base), base);
+            role.say("sends");
+            while !stop.exists() {
+                for (id, outcome) in load.go() {
+                    told.write_all(format!("{id} {}\n", outcome.letter()).as_bytes()).unwrap();
+                }
+            }
+            role.say("done");
+        }
+        "one-shot" => {
+            let slot = task.given_as("observer").unwrap().slot;
+            let mut connection = Connection::open(&task, slot, &for_ever()).unwrap();
+            let outcome = connection.send_until(1, b"kept", ROOM, NEVER);
+            panic!("it was never answered, and yet: {outcome:?}");
+        }
+        other => panic!("no part is called {other}"),
+    }
+}
+
+fn serve(task: &Task, service: &mut impl Service) {
+    let mut server = Server::new(task).unwrap();
+    server.serve(task.given_as("serve").unwrap().slot, None).unwrap();
+    match server.run(service) {
+        Ok(()) | Err(Error::KernelGone) => {}
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn append(path: &Path) -> File {
+    OpenOptions::new().create(true).append(true).open(path).unwrap()
+}
+
+fn id_of(payload: &[u8]) -> u64 {
+    u64::from_le_bytes(payload[..8].try_into().unwrap())
+}
+
+/// Writes down what it handles, then replies: at once, or from another thread.
+struct Recorder {
+    log: File,
+    later: Sender<(ReplyRight, Vec<u8>)>,
+    handled: u64,
+}
+
+impl Service for Recorder {
+    fn receive(&mut self, _: &mut dyn Context, message: Message<'_>, reply: Reply<'_>) {
+        self.log.write_all(format!("{}\n", id_of(message.payload)).as_bytes()).unwrap();
+        self.handled += 1;
+        if self.handled.is_multiple_of(7) {
+            self.later.send((reply.keep(), message.payload.to_vec())).unwrap();
+        } else {
+            reply.ok(message.payload);
+        }
+    }
+}
+
+/// Answers until it comes to message number `until`, with which it never ends.
+struct Stalling {
+    log: File,
+    until: u64,
+    handled: u64,
+}
+
+impl Service for Stalling {
+    fn receive(&mut self, _: &mut dyn Context, message: Message<'_>, reply: Reply<'_>) {
+        self.handled += 1;
+        self.log.write_all(format!("{}\n", id_of(message.payload)).as_bytes()).unwrap();
+        while self.handled == self.until {
+            std::thread::park();
+        }
+        reply.ok(message.payload);
+    }
+}
+
+/// Says who comes and goes, and answers nobody before he has gone.
+struct Observer {
+    role: Role,
+    kept: Vec<ReplyRight>,
+}
+
+impl Service for Observer {
+    fn receive(&mut self, _: &mut dyn Context, message: Message<'_>, reply: Reply<'_>) {
+        if message.payload == b"kept" {
+            self.kept.push(reply.keep());
+            self.role.say("has it");
+        } else {
+            reply.ok(message.payload);
+        }
+    }
+
+    fn connected(&mut self, _: &mut dyn Context, _: &Caller) -> Result<(), Refusal> {
+        self.role.say("connected");
+        Ok(())
+    }
+
+    fn disconnected(&mut self, _: &mut dyn Context, _: &Caller) {
+        // Into the void.
+        for right in self.kept.drain(..) {
+            right.ok(b"too late");
+        }
+        self.role.say("disconnected");
+    }
+}
+
+/// What a sender was told of one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Answered,
+    NotDelivered,
+    Interrupted,
+}
+
+impl Outcome {
+    fn letter(self) -> char {
+        match self {
+            Self::Answered => 'a',
+            Self::NotDelivered => 'n',
+            Self::Interrupted => 'i',
+        }
+    }
+
+    fn of(letter: &str) -> Self {
+        match letter {
+            "a" => Self::Answered,
+            "n" => Self::NotDelivered,
+            "i" => Self::Interrupted,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// A sender that goes on and on, over one connection after the other.
+struct Load<'a> {
+    task: &'a Task,
+    slot: Slot,
+    random: Random,
+    next: u64,
+    connection: Option<Connection>,
+}
+
+impl<'a> Load<'a> {
+    fn new(task: &'a Task, slot: Slot, random: Random, base: u64) -> Self {
+        Self { task, slot, random, next: base, connection: None }
+    }
+
+    fn payload(&mut self, id: u64) -> Vec<u8> {
+        let mut payload = id.to_le_bytes().to_vec();
+        if self.random.below(4) == 0 {
+            payload.resize(8 + self.random.below(500) as usize, id as u8);
+        }
+        payload
+    }
+
+    /// Sends one message, or some at a time, and answers what became of each.
+    fn go(&mut self) -> Vec<(u64, Outcome)> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => open(self.task, self.slot),
+        };
+        let generation = connection.generation();
+        let count = if self.random.below(2) == 0 { 1 } else { 1 + self.random.below(FLIGHT) };
+        let ids: Vec<u64> = (self.next..self.next + count).collect();
+        self.next += count;
+        let mut told = Vec::new();
+        let mut begun = Vec::new();
+        let mut ended = false;
+        let outcome = |id, payload: &[u8], result: Result<(Status, Vec<u8>), SendError>| {
+            let outcome = match result {
+                Ok((Status::OK, reply)) => {
+                    assert_eq!(reply, payload, "the reply to this message");
+                    Outcome::Answered
+                }
+                Err(SendError::NotDelivered { why: Why::Dead }) => Outcome::NotDelivered,
+                Err(SendError::Interrupted { why: Why::Dead, generation: known }) => {
+                    assert_eq!(known, generation);
+                    Outcome::Interrupted
+                }
+                other => panic!("{other:?}"),
+            };
+            (id, outcome)
+        };
+        if let [id] = ids[..] {
+            let payload = self.payload(id);
+            let result = connection.send_until(1, &payload, ROOM, NEVER);
+            let result = result.map(|reply| (reply.status, reply.payload.to_vec()));
+            ended |= result.is_err();
+            told.push(outcome(id, &payload, result));
+        } else {
+            for id in ids {
+                let payload = self.payload(id);
+                match connection.begin(1, &payload, ROOM) {
+                    Ok(transaction) => begun.push((id, payload, transaction)),
+                    Err(error) => {
+                        ended = true;
+                        told.push(outcome(id, &payload, Err(error)));
+                    }
+                }
+            }
+            for (id, payload, transaction) in begun {
+                let result = connection.finish(transaction);
+                let result = result.map(|reply| (reply.status, reply.payload.to_vec()));
+                ended |= result.is_err();
+                told.push(outcome(id, &payload, result));
+            }
+        }
+        if !ended {
+            self.connection = Some(connection);
+        }
+        told
+    }
+}
+
+/// Connects, however often the server dies meanwhile.
+fn open(task: &Task, slot: Slot) -> Connection {
+    loop {
+        match Connection::open(task, slot, &for_ever()) {
+            Ok(connection) => return connection,
+            Err(Error::Kernel(KernelError::NotCompleted(Why::Dead))) => {}
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+}
+
+fn start(task: &Task, role: &str, endpoint: Received, variables: &[(&str, &OsStr)]) -> Assistant {
+    Assistant::start(task, role, &[("serve", endpoint.slot, Rights::RECEIVE)], variables)
+}
+
+/// What the server has written down: how often each message.
+fn logged(path: &Path) -> HashMap<u64, u32> {
+    let mut handled = HashMap::new();
+    for line in std::fs::read_to_string(path).unwrap_or_default().lines() {
+        *handled.entry(line.parse().unwrap()).or_default() += 1;
+    }
+    handled
+}
+
+/// Holds what senders were told against what the server wrote down.
+fn judge(told: &[(u64, Outcome)], handled: &HashMap<u64, u32>) -> HashMap<char, usize> {
+    let mut once = HashSet::new();
+    let mut counts = HashMap::new();
+    for (id, outcome) in told {
+        assert!(once.insert(id), "message {id} had two outcomes");
+        match outcome {
+            Outcome::Answered => assert_eq!(handled.get(id), Some(&1), "{id} was answered"),
+            Outcome::NotDelivered => assert_eq!(handled.get(id), None, "{id} was not delivered"),
+            Outcome::Interrupted => {}
+        }
+        *counts.entry(outcome.letter()).or_default() += 1;
+    }
+    counts
+}
+
+/// Who sends from a process that can be killed.
+struct Killable {
+    assistant: Assistant,
+    told: PathBuf,
+}
+
+impl Killable {
+    fn start(task: &Task, slot: Slot, directory: &Path, number: u64) -> Self {
+        let told = directory.join(format!("told-{number}"));
+        let stop = directory.join("stop");
+        let base = (number << 40).to_string();
+        let variables =
+            [("TOLD", told.as_os_str()), ("STOP", stop.as_os_str()), ("BASE", OsStr::new(&base))];
+        let given = [("recorder", slot, Rights::SEND)];
+        let assistant = Assistant::start(task, "sender", &given, &variables);
+        Self { assistant, told }
+    }
+
+    /// What it was told, as far as it came to write it down; a last line may be torn.
+    fn told(&self) -> Vec<(u64, Outcome)> {
+        let text = std::fs::read_to_string(&self.told).unwrap_or_default();
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        let entry = |line: &str| {
+            let (id, letter) = line.split_once(' ').unwrap();
+            (id.parse().unwrap(), Outcome::of(letter))
+        };
+        whole.lines().map(entry).collect()
+    }
+}
+
+#[test]
+fn a_hundred_kills_leave_nobody_waiting_and_nobody_deceived() {
+    const KILLS: usize = 100;
+    let directory = tempfile::tempdir().unwrap();
+    let system = System::patient(tempfile::tempdir().unwrap(), Duration::from_secs(400), |_| ());
+    let mut random = Random::seeded();
+    let log = directory.path().join("log");
+    let variables = [("LOG", log.as_os_str())];
+    let task = system.task();
+    let endpoint = task.create_endpoint().unwrap();
+    let _name = task.register("/recorder", endpoint.slot).unwrap();
+    let mut server = start(&task, "recorder", endpoint, &variables);
+    let mut killable: Vec<_> =
+        (10..12).map(|n| Killable::start(&task, endpoint.slot, directory.path(), n)).collect();
+    let mut dead: Vec<Killable> = Vec::new();
+
+    let stop = AtomicBool::new(false);
+    let mut told: Vec<(u64, Outcome)> = Vec::new();
+    let mut servers = 1;
+    std::thread::scope(|scope| {
+        // Stops the senders however this ends, so that the scope can be left.
+        let stopper = Stopper(&stop);
+        let senders: Vec<_> = (0..4_u64)
+            .map(|number| {
+                // Two with a task of their own, two that share one: its socket, its status words.
+                let own = if number < 2 { system.task() } else { task.clone() };
+                let random = random.fork();
+                let stop = &stop;
+                scope.spawn(move || {
+                    let (found, _, _) = own.look_up("/recorder", None, None).unwrap();
+                    let mut load = Load::new(&own, found.slot, random, (number + 1) << 40);
+                    let mut told = Vec::new();
+                    while !stop.load(Ordering::Relaxed) {
+                        told.extend(load.go());
+                    }
+                    told
+                })
+            })
+            .collect();
+        for kill in 0..KILLS {
+            std::thread::sleep(Duration::from_micros(random.below(12_000)));
+            match random.below(4) {
+                0 | 1 => {
+                    server.kill();
+                    server = start(&task, "recorder", endpoint, &variables);
+                    servers += 1;
+                }
+                who => {
+                    let number = 100 + kill as u64;
+                    let next = Killable::start(&task, endpoint.slot, directory.path(), number);
+                    let place = (who % 2) as usize;
+                    let mut victim = std::mem::replace(&mut killable[place], next);
+                    victim.assistant.kill();
+                    dead.push(victim);
+                }
+            }
+        }
+        drop(stopper);
+        for sender in senders {
+            told.extend(sender.join().unwrap());
+        }
+    });
+    // Nobody in the other processes hangs either.
+    std::fs::write(directory.path().join("stop"), "").unwrap();
+    for sender in &mut killable {
+        while sender.assistant.hear() != "done" {}
+        assert!(sender.assistant.child.wait().unwrap().success());
+    }
+    for sender in dead.iter().chain(&killable) {
+        told.extend(sender.told());
+    }
+    let handled = logged(&log);
+    assert!(handled.values().all(|times| *times == 1), "nothing is handled twice");
+    let counts = judge(&told, &handled);
+    println!("{servers} servers, {} dead clients, told {counts:?}", dead.len());
+    assert!(counts[&'a'] > 0);
+    eventually("the server has no client left", || {
+        (info(&task, server.id).unwrap().server_connections == 0).then_some(())
+    });
+}
+
+/// Sets a flag when it goes.
+struct Stopper<'a>(&'a AtomicBool);
+
+impl Drop for Stopper<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn what_a_dead_server_had_taken_is_told_exactly() {
+    let directory = tempfile::tempdir().unwrap();
+    let system = System::start();
+    let task = system.task();
+    let endpoint = task.create_endpoint().unwrap();
+    for stalls_at in 1..=8_u64 {
+        let log = directory.path().join(format!("log-{stalls_at}"));
+        let number = stalls_at.to_string();
+        let variables = [("LOG", log.as_os_str()), ("STALLS_AT", OsStr::new(&number))];
+        let mut server = start(&task, "stalling", endpoint, &variables);
+        let mut connection = open(&task, endpoint.slot);
+        assert_eq!(connection.generation(), stalls_at as u32);
+        let begun: Vec<_> = (1..=8_u64)
+            .map(|id| (id, connection.begin(1, &id.to_le_bytes(), ROOM).unwrap()))
+            .collect();
+        eventually("it stalls", || (logged(&log).len() as u64 == stalls_at).then_some(()));
+        server.kill();
+        for (id, transaction) in begun {
+            let result = connection.finish(transaction).map(|reply| reply.payload.to_vec());
+            let generation = stalls_at as u32;
+            let expected = match id.cmp(&stalls_at) {
+                // Its reply lies in the ring of the dead.
+                std::cmp::Ordering::Less => Ok(id.to_le_bytes().to_vec()),
+                std::cmp::Ordering::Equal => {
+                    Err(SendError::Interrupted { why: Why::Dead, generation })
+                }
+                std::cmp::Ordering::Greater => Err(SendError::NotDelivered { why: Why::Dead }),
+            };
+            assert_eq!(result, expected, "message {id}, stalled at {stalls_at}");
+        }
+    }
+}
+
+#[test]
+fn a_sender_asleep_is_woken_by_the_death_of_its_server() {
+    let directory = tempfile::tempdir().unwrap();
+    let system = System::start();
+    let task = system.task();
+    let endpoint = task.create_endpoint().unwrap();
+    let log = directory.path().join("log");
+    let variables = [("LOG", log.as_os_str()), ("STALLS_AT", OsStr::new("1"))];
+    let mut server = start(&task, "stalling", endpoint, &variables);
+    let sleeper = system.task();
+    let waits = sleeper.id();
+    let registration = task.register("/stalling", endpoint.slot).unwrap();
+    let sending = std::thread::spawn(move || {
+        let (found, _, _) = sleeper.look_up("/stalling", None, None).unwrap();
+        let mut connection = Connection::open(&sleeper, found.slot, &for_ever()).unwrap();
+        connection.send_until(1, &7_u64.to_le_bytes(), ROOM, NEVER).map(drop)
+    });
+    // It says itself that it waits, and for whom.
+    eventually("it sleeps", || {
+        info(&task, waits)?.waits.iter().any(|wait| wait.on == Some(server.id)).then_some(())
+    });
+    server.kill();
+    let expected = SendError::Interrupted { why: Why::Dead, generation: 1 };
+    assert_eq!(sending.join().unwrap(), Err(expected));
+    drop(registration);
+}
+
+#[test]
+fn a_server_is_told_of_a_dead_client_and_serves_the_others() {
+    let system = System::start();
+    let task = system.task();
+    let endpoint = task.create_endpoint().unwrap();
+    let mut server = start(&task, "observer", endpoint, &[]);
+    let mut other = open(&task, endpoint.slot);
+    assert_eq!(server.hear(), "connected");
+    for _ in 0..5 {
+        let given = [("observer", endpoint.slot, Rights::SEND)];
+        let mut client = Assistant::start(&task, "one-shot", &given, &[]);
+        assert_eq!(server.hear(), "connected");
+        assert_eq!(server.hear(), "has it");
+        client.kill();
+        assert_eq!(server.hear(), "disconnected");
+        let echo = other.send_until(1, &encode(&"others"), ROOM, NEVER).unwrap();
+        assert_eq!(decode::<&str>(echo.ok().unwrap()).unwrap(), "others");
+    }
+}
