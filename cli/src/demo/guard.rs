@@ -1,0 +1,124 @@
+//! What sees to it that nothing stays behind: not after a failure, not after Ctrl-C, not if
+//! something hangs.
+//!
+//! The signals that end a process are blocked in the demonstration and in all that it starts, so
+//! that Ctrl-C reaches one thread of one process, which takes everything down in order. If that
+//! thread cannot either, the end of this process does: the kernel reads the end of its lifeline and
+//! kills its tasks, and Linux kills what this process started itself.
+
+use crate::failure::{FAILED, Failure};
+use crate::output::Output;
+use crate::system::System;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// The signals that end the demonstration.
+const ENDING: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+/// How long taking everything down may take, after a signal or when something hangs.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// Holds what must not outlive the demonstration.
+#[derive(Clone, Debug)]
+pub(super) struct Guard {
+    held: Arc<Mutex<Held>>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    // The system ends before the directory is removed.
+    system: Option<System>,
+    directory: Option<TempDir>,
+    doing: &'static str,
+    /// The watching thread is taking everything down.
+    ending: bool,
+}
+
+impl Guard {
+    /// Watches over the calling process, which it ends if a signal says so, or after `limit`.
+    pub(super) fn start(limit: Duration, output: Output) -> Result<Self, Failure> {
+        let signals = SigSet::from_iter(ENDING);
+        signals.thread_block().map_err(|error| Failure::system("blocking signals", error))?;
+        let arrived =
+            SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+                .map_err(|error| Failure::system("making a signalfd", error))?;
+        let guard = Self { held: Arc::default() };
+        let watching = guard.clone();
+        let watch = move || {
+            let late = Instant::now() + limit;
+            let failure = loop {
+                let left = late.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    let doing = watching.held.try_lock().map_or("cleaning up", |held| held.doing);
+                    let text =
+                        format!("not done after {} s; it hangs at: {doing}", limit.as_secs());
+                    break Failure::new(FAILED, text);
+                }
+                let timeout = Timespec {
+                    tv_sec: left.as_secs() as i64,
+                    tv_nsec: i64::from(left.subsec_nanos()),
+                };
+                let _ = poll(&mut [PollFd::new(&arrived, PollFlags::IN)], Some(&timeout));
+                if let Ok(Some(signal)) = arrived.read_signal() {
+                    let number = signal.ssi_signo as i32;
+                    let name = Signal::try_from(number).map_or("a signal", Signal::as_str);
+                    // As a shell says it of a process that a signal ended.
+                    break Failure::new(128 + number as u8, format!("ended by {name}"));
+                }
+            };
+            output.failure(&failure);
+            let cleaning = std::thread::spawn(move || {
+                watching.held.lock().ending = true;
+                watching.clean();
+            });
+            let late = Instant::now() + FAREWELL;
+            while !cleaning.is_finished() && Instant::now() < late {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            std::process::exit(i32::from(failure.code()));
+        };
+        std::thread::Builder::new()
+            .name("guard".into())
+            .spawn(watch)
+            .map_err(|error| Failure::system("starting a thread", error))?;
+        Ok(guard)
+    }
+
+    pub(super) fn keep_system(&self, system: System) {
+        self.held.lock().system = Some(system);
+    }
+
+    pub(super) fn keep_directory(&self, directory: TempDir) {
+        self.held.lock().directory = Some(directory);
+    }
+
+    /// What is being done, should it hang. Does not return if everything is being taken down: what
+    /// fails then is of no interest.
+    pub(super) fn doing(&self, doing: &'static str) {
+        let mut held = self.held.lock();
+        held.doing = doing;
+        while held.ending {
+            parking_lot::MutexGuard::unlocked(&mut held, std::thread::park);
+        }
+    }
+
+    /// Ends the system and removes the directory.
+    pub(super) fn clean(&self) {
+        let mut held = self.held.lock();
+        held.system = None;
+        held.directory = None;
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // The watching thread holds the other.
+        if Arc::strong_count(&self.held) <= 2 {
+            self.clean();
+        }
+    }
+}
