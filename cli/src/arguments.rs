@@ -3,7 +3,10 @@
 use crate::failure::EXIT_CODES;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use rendez::Rights;
+use rendez_protocol::limit::{LABEL_BYTES_MAX, PATH_BYTES_MAX};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// What `--json` says when it names no file.
 pub const STANDARD_OUTPUT: &str = "-";
@@ -55,41 +58,50 @@ pub enum Command {
     Ls {
         /// The path; /file and below is the file server
         #[arg(default_value = "/")]
-        path: String,
+        path: NamePath,
+        /// Kinds and sizes too
+        #[arg(short, long)]
+        long: bool,
     },
-    /// Write a file to standard output
+    /// Write files to standard output
     Cat {
-        /// Its path: /file/…
-        path: String,
+        /// Their paths: /file/…
+        #[arg(required = true)]
+        paths: Vec<NamePath>,
     },
     /// Copy a local file (or, with -, standard input) into the name space
     Put {
         /// The local file
         from: PathBuf,
-        /// The path: /file/…
-        to: String,
+        /// The path: /file/…; in a directory, the file keeps its name
+        to: NamePath,
     },
     /// Copy a file out of the name space
     Get {
         /// Its path: /file/…
-        from: String,
-        /// The local file (or - for standard output)
+        from: NamePath,
+        /// The local file (or - for standard output); in a directory, the file keeps its name
         to: PathBuf,
     },
-    /// Remove a file, or an empty directory
+    /// Remove files, or empty directories
     Rm {
-        /// Its path: /file/…
-        path: String,
+        /// Their paths: /file/…
+        #[arg(required = true)]
+        paths: Vec<NamePath>,
     },
-    /// Make a directory
+    /// Make directories
     Mkdir {
-        /// Its path: /file/…
-        path: String,
+        /// Their paths: /file/…
+        #[arg(required = true)]
+        paths: Vec<NamePath>,
+        /// Make those above it too; it may be there already
+        #[arg(short, long)]
+        parents: bool,
     },
     /// What is known of a name or file
     Stat {
         /// Its path
-        path: String,
+        path: NamePath,
     },
     /// Named signals: raise, wait, list
     Signal(Signal),
@@ -120,6 +132,14 @@ pub enum Command {
         /// What the file server serves
         #[command(flatten)]
         served: Served,
+    },
+    /// A process of the demonstration (started by `demo`)
+    #[command(hide = true, name = "demo-part")]
+    DemoPart {
+        /// Which
+        part: String,
+        /// What it is told
+        arguments: Vec<PathBuf>,
     },
     /// The other process of a measurement (started by `bench`)
     #[command(hide = true, name = "bench-partner")]
@@ -173,7 +193,7 @@ pub enum SignalAction {
         #[arg(long)]
         group: Option<String>,
         /// How long, in ms
-        #[arg(long, default_value_t = 10_000)]
+        #[arg(long, default_value_t = 10_000, value_name = "MS")]
         timeout_ms: u64,
     },
     /// The signals that somebody subscribes to, and the groups with members
@@ -182,16 +202,35 @@ pub enum SignalAction {
 
 /// `rendez run`.
 #[derive(Args, Debug)]
+#[command(after_help = RUN_HELP)]
 pub struct Run {
-    /// Give the task a capability: NAME=PATH:RIGHTS, where PATH is registered in the name space and
-    /// RIGHTS are letters: s send, r read, w write, n register, x manage, m mint, g grant, t watch,
-    /// i inspect, p post. Example: files=/file:sr
+    /// Give the task a capability: what is registered under PATH, with these RIGHTS and no others
     #[arg(long, value_name = "NAME=PATH:RIGHTS")]
-    pub give: Vec<String>,
+    pub give: Vec<Gift>,
     /// The program and its arguments
-    #[arg(required = true, last = true)]
+    #[arg(required = true, last = true, value_name = "COMMAND")]
     pub command: Vec<std::ffi::OsString>,
 }
+
+const RUN_HELP: &str = "\
+RIGHTS are letters:
+  s  connect and send (r, w, n and x bring it with them: they are exercised by sending)
+  r  read what the server keeps        w  change it
+  n  register, define                  x  manage the server
+  m  derive further capabilities       g  let it travel in messages
+  t  be told of its death              i  look at its state
+  p  post notifications
+
+The program finds what it was given by NAME. With a capability named `name` (the name server) it
+can look paths up:
+
+  rendez run --give name=/name:r --give files=/file:rw -- rendez ls /file
+
+A right that cannot be had is an error, and nothing is started. The exit code is the program's,
+128 + N if signal N killed it, 126 or 127 if it could not be started.
+
+What is given bounds what the task may do over Rendez. A process of the same user can still open the
+front door by itself; what separates the two is what separates their processes.";
 
 /// `rendez demo`.
 #[derive(Args, Debug)]
@@ -213,4 +252,159 @@ pub struct Bench {
     /// Write the report to FILE as JSON, beside the table; - for standard output, instead of it
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+}
+
+/// A path of the name space: it begins with `/`, and has no empty or `.` components any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamePath(String);
+
+impl NamePath {
+    /// The path as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for NamePath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for NamePath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Err("a path is missing: `/` is the top of the name space".into());
+        }
+        let Some(below) = text.strip_prefix('/') else {
+            return Err("a path of the name space begins with `/`: the file server's files are \
+                        /file/…, and `rendez ls` lists what else there is"
+                .into());
+        };
+        if text.len() > PATH_BYTES_MAX {
+            return Err(format!("it has {} bytes; {PATH_BYTES_MAX} is the most", text.len()));
+        }
+        if text.contains('\0') {
+            return Err("it contains a NUL".into());
+        }
+        let kept: Vec<_> = below.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+        Ok(Self(format!("/{}", kept.join("/"))))
+    }
+}
+
+/// What a task is given: `NAME=PATH:RIGHTS`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gift {
+    /// Under which name the task finds it.
+    pub name: String,
+    /// What it is looked up under.
+    pub path: NamePath,
+    /// With which rights.
+    pub rights: Rights,
+}
+
+impl FromStr for Gift {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const FORM: &str = "write NAME=PATH:RIGHTS, as in files=/file:sr";
+        let (name, rest) = text.split_once('=').ok_or(format!("there is no `=`: {FORM}"))?;
+        let (path, letters) =
+            rest.rsplit_once(':').ok_or(format!("the rights are missing: {FORM}"))?;
+        if name.is_empty() || name.len() > LABEL_BYTES_MAX || name.chars().any(char::is_control) {
+            return Err(format!(
+                "the name must have 1 to {LABEL_BYTES_MAX} printable bytes: {FORM}"
+            ));
+        }
+        if letters.is_empty() {
+            return Err(format!("the rights are missing: {FORM}"));
+        }
+        let mut rights = Rights::from_letters(letters).map_err(|unknown| {
+            format!("no right has the letter {unknown:?}; `rendez run --help` lists them")
+        })?;
+        if rights.intersects(Rights::SERVER_MASK) {
+            rights |= Rights::SEND;
+        }
+        Ok(Self { name: name.into(), path: path.parse()?, rights })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Arguments, Command, Gift, NamePath};
+    use clap::{CommandFactory, Parser};
+    use rendez::Rights;
+
+    #[test]
+    fn the_definitions_are_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn paths_are_absolute_and_plain() {
+        for (text, path) in [
+            ("/", "/"),
+            ("//", "/"),
+            ("/file/", "/file"),
+            ("/a//./b/.", "/a/b"),
+            ("/a/..", "/a/.."),
+        ] {
+            assert_eq!(text.parse::<NamePath>().expect(text).as_str(), path);
+        }
+        let long = "/x".repeat(4096);
+        for text in ["", "a", "a/b", "/a\0", &long] {
+            assert!(text.parse::<NamePath>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn gifts() {
+        let gift = |text: &str| text.parse::<Gift>();
+        let files = gift("files=/file:sr").expect("a gift");
+        assert_eq!((files.name.as_str(), files.path.as_str()), ("files", "/file"));
+        assert_eq!(files.rights, Rights::SEND | Rights::READ);
+        // A server's right is exercised by sending.
+        assert_eq!(gift("f=/file:r").expect("a gift"), gift("f=/file:sr").expect("a gift"));
+        assert_eq!(gift("f=/file:t").expect("a gift").rights, Rights::WATCH);
+        assert_eq!(gift("f=/a:b:s").expect("a gift").path.as_str(), "/a:b");
+        for text in ["", "files", "files=", "files=/file", "files=/file:", "=/file:s", "f=file:s"] {
+            assert!(gift(text).is_err(), "{text:?}");
+        }
+        assert!(gift("f=/file:sq").expect_err("no right q").contains("'q'"));
+    }
+
+    #[test]
+    fn what_is_after_the_dashes_is_the_program() {
+        let parsed = Arguments::try_parse_from([
+            "rendez", "run", "--give", "a=/b:s", "--", "program", "--json", "--give",
+        ]);
+        match parsed.expect("well-formed").command {
+            Command::Run(run) => {
+                assert_eq!(run.give.len(), 1);
+                assert_eq!(run.command, ["program", "--json", "--give"]);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn mistakes_are_refused() {
+        for line in [
+            &["rendez"][..],
+            &["rendez", "lss"],
+            &["rendez", "ls", "--lng"],
+            &["rendez", "ls", "relative"],
+            &["rendez", "cat"],
+            &["rendez", "run", "program"],
+            &["rendez", "run", "--"],
+            &["rendez", "signal"],
+            &["rendez", "signal", "wait", "a", "--timeout-ms", "-1"],
+            &["rendez", "completions", "csh"],
+        ] {
+            assert!(Arguments::try_parse_from(line).is_err(), "{line:?}");
+        }
+    }
 }

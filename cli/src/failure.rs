@@ -1,6 +1,6 @@
 //! How a command fails: an exit code that scripts can rely on, and words for people.
 
-use rendez::{Error, Status, Why};
+use rendez::{Error, SendError, Status, Why};
 use rendez_protocol::kernel::KernelError;
 use std::fmt::Display;
 
@@ -25,7 +25,7 @@ pub const RUNNING: u8 = 9;
 
 /// The exit codes and what they mean, for the help text.
 pub const EXIT_CODES: &str = "\
-Exit codes:
+Exit codes (`run` answers its program's):
   0  done
   1  failed, for a reason without a code of its own
   2  the command line is wrong
@@ -56,6 +56,12 @@ impl Failure {
         Self::new(FAILED, format!("{doing}: {error}"))
     }
 
+    /// Whoever was to read what the command says has had enough. That is no failure, only the end.
+    #[must_use]
+    pub const fn nobody_reads() -> Self {
+        Self { code: 0, text: String::new() }
+    }
+
     /// The exit code.
     #[must_use]
     pub const fn code(&self) -> u8 {
@@ -67,6 +73,12 @@ impl Failure {
     pub fn about(self, what: impl Display) -> Self {
         Self { text: format!("{what}: {}", self.text), ..self }
     }
+
+    /// The same failure, with what was done nevertheless at its end.
+    #[must_use]
+    pub fn but(self, what: impl Display) -> Self {
+        Self { text: format!("{}; {what}", self.text), ..self }
+    }
 }
 
 impl From<Error> for Failure {
@@ -75,17 +87,58 @@ impl From<Error> for Failure {
             Error::NoSystem { .. } => NO_SYSTEM,
             Error::Refused { status, .. } => code_of(*status),
             Error::NotGiven { .. } => REFUSED,
-            Error::Send(error) if error.why() == Why::Deadline => DEADLINE,
-            Error::Send(error) if error.why() == Why::Denied => REFUSED,
-            Error::Send(error) if matches!(error.why(), Why::Full | Why::Quota) => FULL,
-            Error::Send(_) | Error::KernelGone => INTERRUPTED,
+            Error::Send(error) => code_of_why(error.why()),
+            Error::Kernel(KernelError::NotCompleted(why)) => code_of_why(*why),
+            Error::KernelGone => INTERRUPTED,
             Error::KernelSilent { .. } => DEADLINE,
             Error::Kernel(KernelError::MissingRights { .. } | KernelError::Denied(_)) => REFUSED,
             Error::Kernel(KernelError::Quota { .. }) => FULL,
             Error::Kernel(KernelError::Dead) => INTERRUPTED,
             _ => FAILED,
         };
-        Self::new(code, error.to_string())
+        Self::new(code, crate::output::printable(&words(&error)))
+    }
+}
+
+/// What an error means to whoever typed the command.
+fn words(error: &Error) -> String {
+    match error {
+        Error::Send(SendError::NotDelivered { why }) => format!(
+            "not delivered ({why}): {}; no server saw the request, so it is safe to try again",
+            meaning(*why)
+        ),
+        Error::Send(SendError::Interrupted { why, .. }) => format!(
+            "interrupted ({why}): {}; the server had taken the request, and what it did is unknown",
+            meaning(*why)
+        ),
+        Error::KernelGone => "the system has ended: the kernel closed this task's socket".into(),
+        other => other.to_string(),
+    }
+}
+
+const fn meaning(why: Why) -> &'static str {
+    match why {
+        Why::Deadline => "the server did not answer in time",
+        Why::Cancelled => "it was cancelled",
+        Why::Dead => "the server is dead",
+        Why::Revoked => "the capability was revoked",
+        Why::Dropped => "the server let go of the request",
+        Why::Deadlock => "everybody in a circle waits for everybody else",
+        Why::Denied => "a right is missing",
+        Why::Quota => "a quota is exhausted",
+        Why::Full => "there is no room for more",
+        Why::TooBig => "the message or its reply is too long",
+        Why::Protocol => "a side broke the protocol",
+        Why::Closed => "the connection was closed",
+    }
+}
+
+const fn code_of_why(why: Why) -> u8 {
+    match why {
+        Why::Deadline => DEADLINE,
+        Why::Denied | Why::Revoked => REFUSED,
+        Why::Full | Why::Quota => FULL,
+        _ => INTERRUPTED,
     }
 }
 
@@ -101,5 +154,41 @@ fn code_of(status: Status) -> u8 {
         file::NO_SPACE => FULL,
         file::OUTSIDE | file::PERMISSION => REFUSED,
         _ => FAILED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DEADLINE, FULL, Failure, INTERRUPTED, NO_SYSTEM, NOT_FOUND, REFUSED};
+    use rendez::{Error, SendError, Why};
+    use rendez_protocol::Status;
+    use rendez_protocol::file::status;
+
+    #[test]
+    fn codes() {
+        let refused = |status| Error::Refused { status, text: "no".into() };
+        let not_delivered = |why| Error::Send(SendError::NotDelivered { why });
+        for (error, code) in [
+            (
+                Error::NoSystem { path: "/x".into(), cause: std::io::ErrorKind::NotFound.into() },
+                NO_SYSTEM,
+            ),
+            (refused(status::NOT_FOUND), NOT_FOUND),
+            (refused(status::OUTSIDE), REFUSED),
+            (refused(status::NO_SPACE), FULL),
+            (refused(Status::DENIED), REFUSED),
+            (not_delivered(Why::Deadline), DEADLINE),
+            (not_delivered(Why::Dead), INTERRUPTED),
+            (Error::KernelGone, INTERRUPTED),
+        ] {
+            let text = error.to_string();
+            assert_eq!(Failure::from(error).code(), code, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_others_say_cannot_drive_the_terminal() {
+        let error = Error::Refused { status: status::IO, text: "\u{1b}[2J\n".into() };
+        assert_eq!(Failure::from(error).to_string(), "\\u{1b}[2J\\n");
     }
 }

@@ -3,11 +3,12 @@
 //! - [`arguments`]: what can be said on the command line.
 //! - [`system`]: starting and stopping a system: the front door, the kernel, the supervisor.
 //! - [`parts`]: the hidden subcommands: this executable as the kernel, or as one of the servers.
-//! - [`commands`]: one module a command.
+//! - [`commands`]: one module a command; [`demo`] is the largest.
 //! - [`failure`], [`output`]: how a command fails; how it says what it has to say.
 
 pub mod arguments;
 pub mod commands;
+pub mod demo;
 pub mod failure;
 pub mod output;
 pub mod parts;
@@ -22,12 +23,19 @@ pub fn main() -> ExitCode {
     let arguments = match arguments::Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { failure::USAGE } else { 0 });
+            let wrong = error.use_stderr();
+            if wrong && std::env::args_os().any(|argument| argument == "--json") {
+                let text = error.render().to_string();
+                let failure = failure::Failure::new(failure::USAGE, text.trim());
+                output::Output::new(true).failure(&failure);
+            } else {
+                let _ = error.print();
+            }
+            return ExitCode::from(if wrong { failure::USAGE } else { 0 });
         }
     };
     let output = output::Output::new(arguments.wants_json());
-    match commands::run(arguments, &output) {
+    match commands::run(arguments, &output).and_then(|code| output.finish().map(|()| code)) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             output.failure(&failure);

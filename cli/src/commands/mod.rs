@@ -1,10 +1,30 @@
-//! One module a command.
+//! One module a command, and what several of them need: [`name_space`] (paths and what is behind
+//! them), [`transfer`] (contents of files), [`supervisor`].
 
 mod bench;
+mod cat;
+mod completions;
+mod doctor;
+mod down;
+mod get;
+mod ls;
+mod mkdir;
+mod name_space;
+mod ps;
+mod put;
+mod restart;
+mod rm;
+mod run;
+mod signal;
+mod stat;
+mod status;
+mod supervisor;
+mod transfer;
+mod demo;
 mod up;
 
 use crate::arguments::{Arguments, Command};
-use crate::failure::{FAILED, Failure};
+use crate::failure::Failure;
 use crate::output::Output;
 use crate::parts;
 use rendez::Task;
@@ -17,14 +37,31 @@ use std::path::Path;
 /// Why it could not be done.
 pub fn run(arguments: Arguments, output: &Output) -> Result<u8, Failure> {
     let place = || place(arguments.runtime_dir.as_deref());
+    let task = || task(&place()?);
     match arguments.command {
         Command::Up(up) => up::run(&place()?, &up, output)?,
+        Command::Down => down::run(&place()?, task()?, output)?,
+        Command::Status => return status::run(&place()?, &task()?, output),
+        Command::Ps => ps::run(&task()?, output)?,
+        Command::Restart { server } => restart::run(&task()?, &server, output)?,
+        Command::Ls { path, long } => ls::run(&task()?, &path, long, output)?,
+        Command::Cat { paths } => cat::run(&task()?, &paths)?,
+        Command::Put { from, to } => put::run(&task()?, &from, &to, output)?,
+        Command::Get { from, to } => get::run(&task()?, &from, &to, output)?,
+        Command::Rm { paths } => rm::run(&task()?, &paths, output)?,
+        Command::Mkdir { paths, parents } => mkdir::run(&task()?, &paths, parents, output)?,
+        Command::Stat { path } => stat::run(&task()?, &path, output)?,
+        Command::Signal(signal) => signal::run(&task()?, &signal.action, output)?,
+        Command::Run(run) => return run::run(&task()?, &run),
+        Command::Doctor => return Ok(doctor::run(&place()?, output)),
+        Command::Completions { shell } => completions::run(shell)?,
         Command::Bench(bench) => bench::run(&bench, output)?,
         Command::BenchPartner { arguments } => bench::partner(&arguments)?,
+        Command::Demo(demo) => return demo::run(&demo, output),
+        Command::DemoPart { part, arguments } => return demo::part(&part, &arguments),
         Command::PartKernel => parts::kernel()?,
         Command::PartSupervisor(served) => parts::supervisor(served)?,
         Command::PartServer { server, served } => parts::server(&server, &served)?,
-        _ => return Err(Failure::new(FAILED, "not there")),
     }
     Ok(0)
 }

@@ -1,0 +1,21 @@
+//! `rendez restart`: starts a server of the system again.
+
+use super::supervisor::Supervisor;
+use crate::failure::Failure;
+use crate::output::{GOOD, Output, printable};
+use rendez::Task;
+
+/// Ends the server and starts it again; answers once it serves.
+///
+/// # Errors
+/// If there is no such server, or it does not start.
+pub(super) fn run(task: &Task, name: &str, output: &Output) -> Result<(), Failure> {
+    let supervisor = Supervisor::of(task)?;
+    supervisor.restart(name)?;
+    let server = supervisor.list()?.into_iter().find(|server| server.name == name);
+    output.value(&server);
+    let pid =
+        server.and_then(|server| server.pid).map_or(String::new(), |pid| format!(" (pid {pid})"));
+    output.line(format_args!("{GOOD}{}{GOOD:#} serves again{pid}", printable(name)));
+    Ok(())
+}
