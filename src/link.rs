@@ -71,12 +71,9 @@ impl Link {
         // Relaxed: only different numbers are wanted.
         let transaction = self.next.fetch_add(1, Ordering::Relaxed);
         self.state.lock().asked.insert(transaction, None);
-        if let Err(error) = send_frame(self.socket(), transaction, code, payload, &[], Mode::Wait) {
+        if let Err(error) = self.send(transaction, code, payload) {
             self.state.lock().asked.remove(&transaction);
-            return Err(match error.kind() {
-                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Error::KernelGone,
-                _ => Error::system("sending a request to the kernel", error),
-            });
+            return Err(error);
         }
         let asked_at = Host::now();
         match self.await_answer(transaction, deadline)? {
@@ -94,8 +91,47 @@ impl Link {
         // Relaxed: as in `ask_raw`. A failure means that the kernel is gone, which the next question
         // or the server loop finds out.
         let transaction = self.next.fetch_add(1, Ordering::Relaxed);
-        let payload = encode(request);
-        let _ = send_frame(self.socket(), transaction, frame::REQUEST, &payload, &[], Mode::Wait);
+        let _ = self.send(transaction, frame::REQUEST, &encode(request));
+    }
+
+    /// Sends a frame. Takes answers in while there is no room for it: the kernel reads nothing from
+    /// a task that does not read its answers.
+    fn send(&self, transaction: u64, code: u16, payload: &[u8]) -> Result<(), Error> {
+        loop {
+            let error = match send_frame(self.socket(), transaction, code, payload, &[], Mode::Now)
+            {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            match error.kind() {
+                io::ErrorKind::WouldBlock => self.make_room()?,
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+                    return Err(Error::KernelGone);
+                }
+                _ => return Err(Error::system("sending a request to the kernel", error)),
+            }
+        }
+    }
+
+    /// Waits until there is room for a frame, or something was read that was in its way.
+    fn make_room(&self) -> Result<(), Error> {
+        let mut state = self.state.lock();
+        // Somebody who reads already makes room for us too.
+        let read = !state.reading;
+        state.reading |= read;
+        drop(state);
+        let interest = if read { PollFlags::IN | PollFlags::OUT } else { PollFlags::OUT };
+        let mut polled = [PollFd::new(&self.socket, interest)];
+        let found = poll(&mut polled, Some(&Timespec { tv_sec: 1, tv_nsec: 0 }));
+        let readable = read && found.is_ok() && polled[0].revents().contains(PollFlags::IN);
+        let frame = if readable { self.read(Some(0)) } else { Ok(None) };
+        if read {
+            let mut state = self.state.lock();
+            state.reading = false;
+            self.changed.notify_all();
+            self.sort(&mut state, frame, true)?;
+        }
+        Ok(())
     }
 
     fn await_answer(&self, transaction: u64, deadline: u64) -> Result<Option<With<Answer>>, Error> {

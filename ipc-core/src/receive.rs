@@ -319,14 +319,9 @@ impl Receiver {
     #[cold]
     fn idle_look(&mut self, looks: u32) -> io::Result<Option<Turn>> {
         for &index in &self.polled {
-            let place = &mut self.places[index];
-            place.end.settle();
-            let bits = place.end.take_notifications();
-            if bits != 0 {
-                return Ok(Some(Turn::Notified(self.key(index), bits)));
-            }
+            self.places[index].end.settle();
         }
-        if let Some(turn) = self.kernel_turn() {
+        if let Some(turn) = self.notified().or_else(|| self.kernel_turn()) {
             return Ok(Some(turn));
         }
         if looks.is_multiple_of(LOOKS_PER_EPOLL) { self.ask_epoll(Some(0)) } else { Ok(None) }
@@ -335,13 +330,24 @@ impl Receiver {
     /// What is looked at now and then while messages come without a pause.
     #[cold]
     fn look_elsewhere(&mut self, deadline: u64) -> io::Result<Option<Turn>> {
-        if let Some(turn) = self.kernel_turn() {
+        if let Some(turn) = self.notified().or_else(|| self.kernel_turn()) {
             return Ok(Some(turn));
         }
         if deadline != u64::MAX && Host::now() >= deadline {
             return Ok(Some(Turn::Deadline));
         }
         self.ask_epoll(Some(0))
+    }
+
+    /// Notification bits of a polled connection.
+    fn notified(&mut self) -> Option<Turn> {
+        for &index in &self.polled {
+            let bits = self.places[index].end.take_notifications();
+            if bits != 0 {
+                return Some(Turn::Notified(self.key(index), bits));
+            }
+        }
+        None
     }
 
     fn kernel_turn(&mut self) -> Option<Turn> {
@@ -392,12 +398,11 @@ impl Receiver {
     }
 
     fn ready_turn(&mut self) -> Option<Turn> {
+        if let Some(turn) = self.notified() {
+            return Some(turn);
+        }
         for place in 0..self.polled.len() {
             let index = self.polled[place];
-            let bits = self.places[index].end.take_notifications();
-            if bits != 0 {
-                return Some(Turn::Notified(self.key(index), bits));
-            }
             let state = self.places[index].end.state();
             if state != ConnectionState::Open {
                 self.unpoll(index);
