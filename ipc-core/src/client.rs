@@ -586,7 +586,7 @@ impl<P: Platform> ClientEnd<P> {
             _ => return Err(Fault::Transaction(position)),
         }
         self.reader.advance(header);
-        self.ours.set_freed(self.reader.position());
+        self.reader.publish_freed(&self.ours);
         self.writer.answered(position);
         self.unsettled = true;
         Ok(())

@@ -70,11 +70,6 @@ impl<P: Platform> Ours<P> {
         self.0.head().progress.0.freed.store(freed, P::ordering(Label::Freed, Release));
     }
 
-    /// (R4) Says that all messages before the reader's position are free.
-    pub fn publish_freed(&self, reader: &crate::ring::Reader) {
-        self.set_freed(reader.position());
-    }
-
     #[inline]
     pub(crate) fn set_asleep(&self, word: u32) {
         // ORDERING: Relaxed; going to sleep, the fence (SleepFence) follows; awake again, a writer

@@ -323,11 +323,19 @@ impl Reader {
         theirs.mark(self.position) == turn_of(self.position, self.lines)
     }
 
-    /// (R4) Moves past the message; the caller then publishes [`Reader::position`] as *freed*.
+    /// (R4) Moves past the message; [`Reader::publish_freed`] follows.
     #[inline]
     pub fn advance(&mut self, header: &Header) {
         self.position += 1;
         self.area_position += area_bytes(header.length as usize) as u64;
+    }
+}
+
+impl Reader {
+    /// (R4) Says in our own segment that all messages before the position are free.
+    #[inline]
+    pub fn publish_freed<P: Platform>(&self, ours: &Ours<P>) {
+        ours.set_freed(self.position);
     }
 }
 

@@ -210,7 +210,7 @@ impl<P: Platform> ServerEnd<P> {
             let withdrawn = self.reader.is_withdrawn(theirs);
             let state = self.state();
             self.reader.advance(&header);
-            self.port.ours.set_freed(self.reader.position());
+            self.reader.publish_freed(&self.port.ours);
             self.unsettled = true;
             let taken = Taken {
                 transaction,

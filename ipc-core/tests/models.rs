@@ -132,7 +132,7 @@ fn laps<T: Twin>(lines: usize, messages: u8, swapped: bool) {
                     reader.copy(&theirs, &header, &mut out);
                     assert_eq!(out.as_slice(), [n]);
                     reader.advance(&header);
-                    freed_ours.publish_freed(&reader);
+                    reader.publish_freed(&freed_ours);
                     n += 1;
                 } else {
                     loom::thread::yield_now();
