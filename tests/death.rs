@@ -473,6 +473,7 @@ fn a_sender_asleep_is_woken_by_the_death_of_its_server() {
         let mut connection = Connection::open(&sleeper, found.slot, &for_ever()).unwrap();
         connection.send_until(1, &7_u64.to_le_bytes(), ROOM, NEVER).map(drop)
     });
+    eventually("its message is taken", || logged(&log).contains_key(&7).then_some(()));
     // It says itself that it waits, and for whom.
     eventually("it sleeps", || {
         info(&task, waits)?.waits.iter().any(|wait| wait.on == Some(server.id)).then_some(())

@@ -249,6 +249,22 @@ impl RawTask {
         self.events.pop_front().unwrap()
     }
 
+    /// Events that have come and were not asked for.
+    pub(crate) fn pending(&self) -> impl Iterator<Item = &Event> {
+        self.events.iter().map(|(event, _)| event)
+    }
+
+    /// Whether the kernel has not ended this task's socket; what came meanwhile is lost.
+    pub(crate) fn socket_lives(&self) -> bool {
+        loop {
+            match receive_frame(&self.socket, Mode::Now) {
+                Ok(Some(_)) => {}
+                Ok(None) => return false,
+                Err(error) => return error.kind() == std::io::ErrorKind::WouldBlock,
+            }
+        }
+    }
+
     /// Connects to an endpoint as an honest client does.
     pub(crate) fn connect(&mut self, slot: Slot) -> RawConnection {
         let shape = Shape::default();
