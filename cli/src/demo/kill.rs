@@ -16,8 +16,8 @@ use std::time::Instant;
 
 /// Connections that write at the same time.
 const SENDERS: usize = 4;
-/// Bytes in one write: small, so that many are in flight.
-const CHUNK_BYTES: u32 = 64 << 10;
+/// Bytes in one write.
+const CHUNK_BYTES: u32 = 256 << 10;
 /// The least that is copied, so that there is a middle; generated files make it up.
 const BYTES_MIN: u64 = 96 << 20;
 /// The server is killed when so much of a hundred has been copied.
@@ -86,7 +86,7 @@ pub(super) fn interrupt(stage: &Stage, tree: &Tree, bar: &Bar) -> Result<(Half, 
     details.extend(looked(&lost, &stage.served)?);
     let outcome = Outcome {
         text: format!(
-            "SIGKILL to the file server (pid {pid}) at {} of {}: {} stopped, told at once: \
+            "SIGKILL to the file server (pid {pid}) at {} of {}; {} told at once: \
              {interrupted} interrupted, {not_delivered} not delivered",
             size(killed),
             size(total),
@@ -148,14 +148,15 @@ pub(super) fn finish(
     }
     let generation = generations.first().copied().unwrap_or(half.generation);
     Ok(Outcome {
-        text: format!(
-            "file server back in {restart_ms:.0} ms (pid {pid}) on the same endpoint, incarnation \
-             {} → {generation}; {} went on by the same capability; {}, {} complete; {equal}",
-            half.generation,
-            count(half.waiting, "sender"),
-            count(files as usize, "file"),
-            size(bytes),
-        ),
+        text: format!("{}, {} complete; {equal}", count(files as usize, "file"), size(bytes)),
+        details: vec![
+            format!(
+                "file server started again in {restart_ms:.0} ms (pid {pid}) on the same endpoint: \
+                 incarnation {} → {generation}",
+                half.generation
+            ),
+            format!("{} went on by the capability they had", count(half.waiting, "sender")),
+        ],
         figures: json!({
             "restart_ms": restart_ms,
             "pid": pid,
@@ -164,7 +165,6 @@ pub(super) fn finish(
             "files": files,
             "bytes": bytes,
         }),
-        ..Outcome::default()
     })
 }
 
@@ -204,7 +204,16 @@ fn looked(lost: &[&Lost], served: &Path) -> Result<Vec<String>, Failure> {
     let mut absent = 0;
     let mut lines = Vec::new();
     for one in lost {
-        let Some((offset, bytes)) = one.write else { continue };
+        let Some((offset, bytes)) = one.write else {
+            if let Some(generation) = one.interrupted {
+                lines.push(format!(
+                    "interrupted: incarnation {generation} had taken it, its effect is unknown to \
+                     the sender: the opening or closing of {}",
+                    one.path
+                ));
+            }
+            continue;
+        };
         let length = std::fs::metadata(served.join(&one.path)).map_or(0, |known| known.len());
         match one.interrupted {
             None if length > offset => {

@@ -124,7 +124,8 @@ fn find_tree(named: Option<&Path>, directory: &Path) -> Result<(Tree, Outcome), 
         text = format!("{text} (there is more than {})", size(most));
     }
     if tree.skipped > 0 {
-        text = format!("{text} ({} that cannot be copied left out)", tree.skipped);
+        let skipped = tree.skipped;
+        text = format!("{text} (left out: {skipped} links, special, unreadable files)");
     }
     let figures = json!({
         "root": tree.root.display().to_string(),
@@ -176,7 +177,7 @@ fn end(guard: &Guard, directory: &Path, pids: &[u32]) -> Result<((), Outcome), F
         let text = format!("left behind: processes {left:?}, {}", directory.display());
         return Err(Failure::new(FAILED, text));
     }
-    let text = format!("system stopped; no process, socket or file of it is left");
+    let text = "system stopped; no process, socket or file of it is left".to_owned();
     Ok(((), Outcome { text, ..Outcome::default() }))
 }
 

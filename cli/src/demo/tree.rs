@@ -20,8 +20,6 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 pub(super) const BYTES_MAX: u64 = 200 << 20;
 /// The most files that are copied.
 const FILES_MAX: usize = 20_000;
-/// Directories that are left out, besides what the ignore rules leave out.
-const LEFT_OUT: [&str; 2] = [".git", "target"];
 /// How many files a generated tree has.
 const GENERATED_FILES: u64 = 300;
 
@@ -79,8 +77,11 @@ impl Tree {
             .same_file_system(true)
             .sort_by_file_name(|a, b| a.cmp(b))
             .filter_entry(move |entry| {
-                let left_out = LEFT_OUT.iter().any(|name| entry.file_name() == *name);
-                entry.depth() == 0 || !(left_out || entry.path() == not)
+                // Besides what the ignore rules leave out: what git and cargo keep for themselves.
+                let git = entry.file_name() == ".git";
+                let built =
+                    entry.file_name() == "target" && entry.path().join("CACHEDIR.TAG").exists();
+                entry.depth() == 0 || !(git || built || entry.path() == not)
             });
         let mut tree = Self { root, files: Vec::new(), bytes: 0, skipped: 0, cut: false };
         for entry in walk.build() {
@@ -266,6 +267,7 @@ mod tests {
             fs::create_dir_all(at(made)).expect("a directory");
         }
         fs::write(at(".gitignore"), "*.log\n").expect("a file");
+        fs::write(at("target/CACHEDIR.TAG"), "").expect("a file");
         for path in ["a", "sub/deep/b", "x.log", "target/c", ".git/d", "not/e"] {
             fs::write(at(path), path).expect("a file");
         }
