@@ -1,7 +1,7 @@
 //! How a command fails: an exit code that scripts can rely on, and words for people.
 
 use rendez::{Error, SendError, Status, Why};
-use rendez_protocol::kernel::KernelError;
+use rendez_protocol::kernel::{KernelError, SOCKET_VARIABLE};
 use std::fmt::Display;
 
 /// Anything that has no code of its own.
@@ -112,8 +112,18 @@ fn words(error: &Error) -> String {
             meaning(*why)
         ),
         Error::KernelGone => "the system has ended: the kernel closed this task's socket".into(),
+        Error::NotGiven { name, given } if !given.is_empty() || inherited() => format!(
+            "this task was given no capability named {name:?}, only: {}; whoever starts it gives it \
+             one with `rendez run --give {name}=PATH:RIGHTS`",
+            if given.is_empty() { "none".into() } else { given.join(", ") },
+        ),
         other => other.to_string(),
     }
+}
+
+/// Whether this process was started as a task.
+fn inherited() -> bool {
+    std::env::var_os(SOCKET_VARIABLE).is_some()
 }
 
 const fn meaning(why: Why) -> &'static str {

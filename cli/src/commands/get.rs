@@ -50,7 +50,7 @@ pub(super) fn run(task: &Task, from: &NamePath, to: &Path, output: &Output) -> R
         }
         _ => replace(&files, &stat, &to, &bar)?,
     };
-    bar.finish_and_clear();
+    drop(bar);
     output.value(&Done { from: files.path(), to: &to, bytes: bytes_read });
     output.line(format_args!("{}: {}", to.display(), bytes(bytes_read)));
     Ok(())

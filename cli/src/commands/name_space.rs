@@ -1,7 +1,7 @@
 //! Paths of the name space: what they lead to, and the files behind a server.
 
 use crate::arguments::NamePath;
-use crate::failure::{FAILED, Failure, NOT_FOUND, REFUSED};
+use crate::failure::{DEADLINE, FAILED, Failure, NOT_FOUND, REFUSED};
 use crate::output::printable;
 use rendez::protocol::file::{self, Entry, Kind, List, Listing, Stat, operation};
 use rendez::protocol::kernel::{KernelError, Received};
@@ -67,6 +67,20 @@ fn not_registered(task: &Task, path: &str) -> Failure {
         text.push_str(&format!("; the name space has: {}", known.join(", ")));
     }
     Failure::new(NOT_FOUND, text)
+}
+
+/// Why the server that is registered as `name` cannot be connected to.
+pub(super) fn unreachable(error: Error, name: &str) -> Failure {
+    match error {
+        Error::KernelSilent { ms } => Failure::new(
+            DEADLINE,
+            format!(
+                "{name}: its server did not take the connection within {ms} ms: it is dead, stopped \
+                 or busy; `rendez status` and `rendez restart` are for the system's own servers"
+            ),
+        ),
+        other => Failure::from(other).about(name),
+    }
 }
 
 /// A path at a server that has files.

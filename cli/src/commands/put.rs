@@ -40,9 +40,7 @@ pub(super) fn run(task: &Task, from: &Path, to: &NamePath, output: &Output) -> R
         Some((file, mode, size)) => {
             let bar = progress(output, size);
             let name = from.display().to_string();
-            let written = upload(&files, mode, &name, &mut bar.wrap_read(file))?;
-            bar.finish_and_clear();
-            written
+            upload(&files, mode, &name, &mut bar.wrap_read(file))?
         }
     };
     output.value(&Done { from, to: files.path(), bytes: written });

@@ -1,5 +1,6 @@
 //! `rendez signal`: named signals.
 
+use super::name_space::unreachable;
 use crate::arguments::SignalAction;
 use crate::failure::{DEADLINE, Failure};
 use crate::output::{DIM, Output, printable, table};
@@ -20,7 +21,8 @@ const BIT: u8 = 0;
 /// What the signal server says; that the time is over.
 pub(super) fn run(task: &Task, action: &SignalAction, output: &Output) -> Result<(), Failure> {
     let (server, _, _) = task.look_up(PATH, None, None)?;
-    let connection = Connection::open(task, server.slot, &Options::speaking(interface()))?;
+    let connection = Connection::open(task, server.slot, &Options::speaking(interface()))
+        .map_err(|error| unreachable(error, PATH))?;
     match action {
         SignalAction::Raise { name, group } => raise(connection, name, group, output),
         SignalAction::Wait { name, group, timeout_ms } => {

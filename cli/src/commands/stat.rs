@@ -1,10 +1,10 @@
 //! `rendez stat`: what is known of a name or file.
 
-use super::name_space::{Files, Place, SMALL, Target, find, kind_name};
+use super::name_space::{Files, Place, SMALL, Target, find, kind_name, unreachable};
 use crate::arguments::NamePath;
 use crate::failure::Failure;
 use crate::output::{HEAD, Output, bytes, printable};
-use rendez::{Connection, Error, Options, Task};
+use rendez::{Connection, Options, Task};
 use serde::Serialize;
 
 /// What is known.
@@ -55,9 +55,8 @@ pub(super) fn run(task: &Task, path: &NamePath, output: &Output) -> Result<(), F
 }
 
 fn server(task: &Task, place: &Place) -> Result<Known, Failure> {
-    let told = |error: Error| Failure::from(error).about(&place.name);
-    let connection =
-        Connection::open(task, place.capability.slot, &Options::default()).map_err(told)?;
+    let connection = Connection::open(task, place.capability.slot, &Options::default())
+        .map_err(|error| unreachable(error, &place.name))?;
     Ok(Known::Server {
         path: place.name.clone(),
         interface: connection.interface().map(ToString::to_string),

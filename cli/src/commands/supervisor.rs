@@ -1,5 +1,6 @@
 //! The supervisor, as the commands that ask it see it.
 
+use super::name_space::unreachable;
 use crate::failure::Failure;
 use rendez::protocol::supervisor::{Server, interface, operation};
 use rendez::protocol::{decode, encode};
@@ -20,7 +21,8 @@ impl Supervisor {
     /// If it was given none, or the supervisor does not answer.
     pub(super) fn of(task: &Task) -> Result<Self, Failure> {
         let slot = task.given_as("supervisor")?.slot;
-        Ok(Self(Client::connect(task, slot, Options::speaking(interface()))?))
+        let client = Client::connect(task, slot, Options::speaking(interface()));
+        client.map(Self).map_err(|error| unreachable(error, "the supervisor"))
     }
 
     /// What it started.

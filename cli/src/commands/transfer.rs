@@ -7,7 +7,7 @@
 use super::name_space::{Files, REFUSAL_BYTES};
 use crate::failure::{FAILED, Failure};
 use crate::output::Output;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use rendez::protocol::file::{Open, OpenFlags, Read, Write, operation};
 use rendez::protocol::{decode, encode, limit};
 use rendez::{Connection, Error, Why, deadline_after};
@@ -255,6 +255,7 @@ pub(super) fn progress(output: &Output, size: Option<u64>) -> ProgressBar {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }
+    .with_finish(ProgressFinish::AndClear)
 }
 
 /// What stands for standard input or output.

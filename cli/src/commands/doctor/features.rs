@@ -28,8 +28,6 @@ pub(super) fn find() -> Vec<Finding> {
     let rights = refuse_descriptors();
     let openat2 = open_beneath();
     let (namespaces, namespaces_found) = user_namespaces();
-    let modules = line("/sys/kernel/security/lsm");
-    let landlock = modules.as_ref().map(|list| list.split(',').any(|module| module == "landlock"));
     let actions = line("/proc/sys/kernel/seccomp/actions_avail");
     vec![
         check(
@@ -76,15 +74,7 @@ pub(super) fn find() -> Vec<Finding> {
             namespaces_found,
             "tasks of one user cannot be put into sandboxes of their own without root",
         ),
-        check(
-            "Landlock (5.13)",
-            landlock.unwrap_or(false),
-            match (landlock, modules) {
-                (Some(_), Some(modules)) => format!("security modules: {modules}"),
-                _ => "unknown: /sys/kernel/security/lsm cannot be read".into(),
-            },
-            "a program that `run` starts cannot be kept from files by it",
-        ),
+        landlock(),
         check(
             "seccomp filters",
             actions.is_some(),
@@ -93,6 +83,21 @@ pub(super) fn find() -> Vec<Finding> {
         ),
         isolation(),
     ]
+}
+
+/// Whether a task can lock itself out of the file system.
+fn landlock() -> Finding {
+    const NAME: &str = "Landlock (5.13)";
+    match line("/sys/kernel/security/lsm") {
+        None => Finding::note(GROUP, NAME, "unknown: /sys/kernel/security/lsm cannot be read"),
+        Some(modules) => Finding::check(
+            GROUP,
+            NAME,
+            modules.split(',').any(|module| module == "landlock"),
+            format!("security modules: {modules}"),
+            "a task cannot lock itself out of the file system; a user of its own can",
+        ),
+    }
 }
 
 /// Whether processes of one user are kept apart.

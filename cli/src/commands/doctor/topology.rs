@@ -36,7 +36,7 @@ pub(super) fn find() -> Vec<Finding> {
     }
     if let Some(wake) = wake_up() {
         let found = format!(
-            "{:.1} µs (median of {ROUNDS}); so long spins who waits adaptively",
+            "{:.1} µs (median of {ROUNDS}); an adaptive waiter spins about that long",
             wake.as_nanos() as f64 / 1e3
         );
         findings.push(Finding::note(GROUP, "cost of a wake-up", found));
