@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// All rights that there are to an endpoint.
 pub(super) const ENDPOINT_RIGHTS: Rights = Rights::SEND
     .union(Rights::RECEIVE)
+    .union(Rights::POST)
     .union(Rights::MINT)
     .union(Rights::GRANT)
     .union(Rights::WATCH)
