@@ -225,6 +225,7 @@ The program finds what it was given by NAME. With a capability named `name` (the
 can look paths up:
 
   rendez run --give name=/name:r --give files=/file:rw -- rendez ls /file
+  rendez run --give register=/name:rn -- ./a-server-that-registers-itself
 
 A right that cannot be had is an error, and nothing is started. The exit code is the program's,
 128 + N if signal N killed it, 126 or 127 if it could not be started.

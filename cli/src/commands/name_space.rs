@@ -6,7 +6,8 @@ use crate::output::printable;
 use rendez::protocol::file::{self, Entry, Kind, List, Listing, Stat, operation};
 use rendez::protocol::kernel::{KernelError, Received};
 use rendez::protocol::{decode, encode, limit, name};
-use rendez::{Client, Error, Options, Task};
+use rendez::{Client, Error, Options, Task, deadline_after};
+use std::time::Duration;
 
 /// What a path leads to.
 #[derive(Debug)]
@@ -121,8 +122,16 @@ impl Files {
                     let has = format!("{name} has no files: it speaks {server}, and not {client}");
                     Failure::new(FAILED, has)
                 }
-                other => Failure::from(other).about(&name),
+                other => unreachable(other, &name),
             })?;
+        // To a server that does not say what it speaks the kernel lets everybody.
+        let speaks = client.with(deadline_after(CONNECT_TIMEOUT), |connection| {
+            Ok(connection.interface().is_some())
+        })?;
+        if !speaks {
+            let why = format!("{name} has no files: its server does not say that it speaks `file`");
+            return Err(Failure::new(FAILED, why));
+        }
         Ok(Self { client, name, rest })
     }
 
@@ -213,6 +222,8 @@ impl Files {
     }
 }
 
+/// How long connecting again may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Room for replies that are neither empty nor a file's content.
 const REPLY_BYTES: usize = limit::AREA_BYTES_DEFAULT as usize;
 

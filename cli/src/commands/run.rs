@@ -6,9 +6,9 @@ use crate::output::printable;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
-use rendez::protocol::kernel::Give;
+use rendez::protocol::kernel::{Give, Received};
 use rendez::protocol::limit::LABEL_BYTES_MAX;
-use rendez::{Rights, Task};
+use rendez::{Rights, Status, Task};
 use rendez_supervisor::launch::spawn_task;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::ffi::OsStr;
@@ -67,9 +67,13 @@ fn obtain(task: &Task, gift: &Gift) -> Result<Give, Failure> {
     let about = |failure: Failure| failure.about(format_args!("--give {}", printable(&gift.name)));
     // Giving away needs GRANT, and giving less than one has needs MINT; the task gets neither.
     let wanted = gift.rights | Rights::GRANT | Rights::MINT;
-    let (received, name, rest) = task
-        .look_up(gift.path.as_str(), Some(wanted), None)
-        .map_err(|error| about(error.into()))?;
+    let path = gift.path.as_str();
+    let (received, name, rest) = match task.look_up(path, Some(wanted), None) {
+        Err(error) if error.status() == Some(Status::DENIED) => {
+            own(task, path, wanted).ok_or_else(|| about(error.into()))?
+        }
+        other => other.map_err(|error| about(error.into()))?,
+    };
     if !rest.is_empty() {
         let why = format!(
             "{} lies inside the server {name}; a capability is to a whole server: write {name}",
@@ -78,6 +82,15 @@ fn obtain(task: &Task, gift: &Gift) -> Result<Give, Failure> {
         return Err(about(Failure::new(FAILED, why)));
     }
     Ok(Give { name: gift.name.clone(), slot: received.slot, rights: gift.rights, badge: None })
+}
+
+/// A capability that this task was itself given, to what is registered under `path`. It may have
+/// rights that the name server gives nobody: to register names, say.
+fn own(task: &Task, path: &str, wanted: Rights) -> Option<(Received, String, String)> {
+    let (found, name, rest) = task.look_up(path, None, None).ok()?;
+    let same = |own: &&Received| own.object == found.object && own.rights.contains(wanted);
+    let own = task.given().iter().map(|given| &given.capability).find(same)?;
+    Some((*own, name, rest))
 }
 
 /// The task's name: the program's, as far as it is fit to print.
