@@ -111,6 +111,10 @@ fn words(error: &Error) -> String {
             "interrupted ({why}): {}; the server had taken the request, and what it did is unknown",
             meaning(*why)
         ),
+        Error::KernelSilent { ms } => format!(
+            "no answer within {ms} ms: the server that is needed is dead, stopped or busy, or the \
+             kernel is; `rendez status` tells"
+        ),
         Error::KernelGone => "the system has ended: the kernel closed this task's socket".into(),
         Error::NotGiven { name, given } if !given.is_empty() || inherited() => format!(
             "this task was given no capability named {name:?}, only: {}; whoever starts it gives it \
