@@ -155,9 +155,6 @@ impl Client {
             Err(Error::Kernel(KernelError::NotCompleted(Why::Dead))) if Host::now() < deadline => {
                 self.reconnect(deadline)
             }
-            Err(Error::KernelSilent { .. }) => {
-                Err(SendError::NotDelivered { why: Why::Deadline }.into())
-            }
             Err(Error::Kernel(KernelError::Dead)) => {
                 Err(SendError::NotDelivered { why: Why::Dead }.into())
             }

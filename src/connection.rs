@@ -98,7 +98,8 @@ impl Connection {
     /// while the endpoint has no server but somebody who may bring one back.
     ///
     /// # Errors
-    /// What the kernel says: a version that does not fit, a right that is missing, a dead server.
+    /// What the kernel says: a version that does not fit, a right that is missing, a dead server;
+    /// `NotDelivered` for `Deadline` if no server came, or none took the connection, in time.
     pub fn open(task: &Task, slot: Slot, options: &Options) -> Result<Self, Error> {
         Self::open_until(task, slot, options, deadline_after(options.timeout))
     }
@@ -120,7 +121,8 @@ impl Connection {
             replies: options.replies,
             doorbell: Doorbell::Futex,
         };
-        let (answer, mut descriptors) = task.link().ask(&request, deadline)?;
+        let (answer, mut descriptors) =
+            task.link().ask(&request, deadline).map_err(no_server_yet)?;
         let Answer::Connecting { connection: id, status_index } = answer else {
             return Err(out_of_turn(&answer));
         };
@@ -137,7 +139,7 @@ impl Connection {
                         let why = task.status().state(status_index).why().unwrap_or(Why::Closed);
                         KernelError::NotCompleted(why).into()
                     }
-                    other => other,
+                    other => no_server_yet(other),
                 })?;
             let Answer::Connected { server, generation, rings, interface } = answer else {
                 return Err(out_of_turn(&answer));
@@ -349,6 +351,15 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.task.link().tell(&Request::Disconnect { connection: self.id, why: Why::Closed });
+    }
+}
+
+/// The kernel holds a connect back while the endpoint has no server but may get one again: that it
+/// does not answer in time means that none came.
+fn no_server_yet(error: Error) -> Error {
+    match error {
+        Error::KernelSilent { .. } => SendError::NotDelivered { why: Why::Deadline }.into(),
+        other => other,
     }
 }
 

@@ -45,13 +45,12 @@ pub(super) fn run(bench: &Bench, output: &Output) -> Result<(), Failure> {
         bar.finish_and_clear();
     }
     if let Some((path, file)) = &mut file {
-        report
-            .to_json()
-            .map_err(|error| Failure::system("encoding the report", error))
-            .and_then(|text| {
+        report.to_json().map_err(|error| Failure::system("encoding the report", error)).and_then(
+            |text| {
                 writeln!(file, "{text}")
                     .map_err(|error| Failure::system(format!("writing {}", path.display()), error))
-            })?;
+            },
+        )?;
     }
     output.value(&report);
     output.line(report.table(std::io::stdout().is_terminal()).trim_end());

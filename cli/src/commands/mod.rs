@@ -4,6 +4,7 @@
 mod bench;
 mod cat;
 mod completions;
+mod demo;
 mod doctor;
 mod down;
 mod get;
@@ -20,7 +21,6 @@ mod stat;
 mod status;
 mod supervisor;
 mod transfer;
-mod demo;
 mod up;
 
 use crate::arguments::{Arguments, Command};

@@ -6,7 +6,7 @@ use crate::output::printable;
 use rendez::protocol::file::{self, Entry, Kind, List, Listing, Stat, operation};
 use rendez::protocol::kernel::{KernelError, Received};
 use rendez::protocol::{decode, encode, limit, name};
-use rendez::{Client, Error, Options, Task, deadline_after};
+use rendez::{Client, Error, Options, Task, Why, deadline_after};
 use std::time::Duration;
 
 /// What a path leads to.
@@ -73,10 +73,10 @@ fn not_registered(task: &Task, path: &str) -> Failure {
 /// Why the server that is registered as `name` cannot be connected to.
 pub(super) fn unreachable(error: Error, name: &str) -> Failure {
     match error {
-        Error::KernelSilent { ms } => Failure::new(
+        Error::Send(error) if error.why() == Why::Deadline => Failure::new(
             DEADLINE,
             format!(
-                "{name}: its server did not take the connection within {ms} ms: it is dead, stopped \
+                "{name}: its server did not take the connection in time: it is dead, stopped \
                  or busy; `rendez status` and `rendez restart` are for the system's own servers"
             ),
         ),

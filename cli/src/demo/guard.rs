@@ -9,11 +9,14 @@
 use crate::failure::{FAILED, Failure};
 use crate::output::Output;
 use crate::system::System;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -26,6 +29,8 @@ const FAREWELL: Duration = Duration::from_secs(3);
 #[derive(Clone, Debug)]
 pub(super) struct Guard {
     held: Arc<Mutex<Held>>,
+    /// The kernel's process, 0 while there is none: needed while `held` is locked.
+    kernel: Arc<AtomicU32>,
 }
 
 #[derive(Debug, Default)]
@@ -46,7 +51,7 @@ impl Guard {
         let arrived =
             SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
                 .map_err(|error| Failure::system("making a signalfd", error))?;
-        let guard = Self { held: Arc::default() };
+        let guard = Self { held: Arc::default(), kernel: Arc::default() };
         let watching = guard.clone();
         let watch = move || {
             let late = Instant::now() + limit;
@@ -71,13 +76,18 @@ impl Guard {
                 }
             };
             output.failure(&failure);
+            let kernel = Arc::clone(&watching.kernel);
             let cleaning = std::thread::spawn(move || {
                 watching.held.lock().ending = true;
                 watching.clean();
             });
-            let late = Instant::now() + FAREWELL;
-            while !cleaning.is_finished() && Instant::now() < late {
-                std::thread::sleep(Duration::from_millis(10));
+            if !ends(&cleaning) {
+                // A kernel that does not come to its end would be waited for.
+                let pid = i32::try_from(kernel.load(Relaxed)).unwrap_or_default();
+                if pid > 0 {
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                }
+                ends(&cleaning);
             }
             std::process::exit(i32::from(failure.code()));
         };
@@ -89,6 +99,8 @@ impl Guard {
     }
 
     pub(super) fn keep_system(&self, system: System) {
+        // The number carries nothing but itself.
+        self.kernel.store(system.kernel_pid(), Relaxed);
         self.held.lock().system = Some(system);
     }
 
@@ -110,8 +122,19 @@ impl Guard {
     pub(super) fn clean(&self) {
         let mut held = self.held.lock();
         held.system = None;
+        // It has been waited for: the number may be somebody else's from now on.
+        self.kernel.store(0, Relaxed);
         held.directory = None;
     }
+}
+
+/// Whether a thread ends soon.
+fn ends(thread: &JoinHandle<()>) -> bool {
+    let late = Instant::now() + FAREWELL;
+    while !thread.is_finished() && Instant::now() < late {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    thread.is_finished()
 }
 
 impl Drop for Guard {

@@ -43,8 +43,12 @@ const GONE_AFTER: Duration = Duration::from_secs(2);
 /// Shows everything; the exit code.
 ///
 /// # Errors
-/// If it cannot even begin.
+/// If there is no tree to copy, or no place to work in.
 pub fn run(demo: &Demo, output: &Output) -> Result<u8, Failure> {
+    if let Some(dir) = demo.dir.as_deref().filter(|dir| !dir.is_dir()) {
+        let text = format!("--dir {}: there is no such directory", dir.display());
+        return Err(Failure::new(USAGE, text));
+    }
     let guard = Guard::start(LIMIT, *output)?;
     let directory = Stage::make_directory(&guard)?;
     let mut show = Show::new(*output, guard.clone());
