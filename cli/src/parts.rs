@@ -1,7 +1,7 @@
 //! This executable as the kernel, the supervisor, or one of the servers.
 
 use crate::arguments::Served;
-use crate::failure::{FAILED, Failure, USAGE};
+use crate::failure::{FAILED, Failure, INTERRUPTED, USAGE};
 use rendez::{Error, Server, Service, Task};
 use rendez_file::{FileServer, MemoryFileSystem, RealDirectory};
 use rendez_ipc_core::control::adopt_started;
@@ -65,18 +65,24 @@ impl Program for Myself {
     }
 }
 
-/// Runs the supervisor. Says `ready` on standard output, for `up`, once all servers serve.
+/// Runs the supervisor. Says `ready` on standard output, for `up`, once all servers serve. The exit
+/// code: whether it was asked to stop or the kernel went first, which `up` wants to know.
 ///
 /// # Errors
 /// What the kernel says.
-pub fn supervisor(served: Served) -> Result<(), Failure> {
+pub fn supervisor(served: Served) -> Result<u8, Failure> {
     let executable = std::env::current_exe()
         .map_err(|error| Failure::system("finding this executable", error))?;
     let plan = Plan { program: Myself { executable, served } };
-    ended(rendez_supervisor::run(plan, || {
+    let ended = rendez_supervisor::run(plan, || {
         let mut out = std::io::stdout();
         let _ = writeln!(out, "ready").and_then(|()| out.flush());
-    }))
+    });
+    match ended {
+        Ok(()) => Ok(0),
+        Err(Error::KernelGone) => Ok(INTERRUPTED),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Runs the server called `name`.

@@ -10,7 +10,7 @@
 //! both over.
 
 use crate::arguments::Served;
-use crate::failure::{FAILED, Failure, RUNNING};
+use crate::failure::{FAILED, Failure, INTERRUPTED, RUNNING};
 use nix::fcntl::{Flock, FlockArg};
 use rendez::runtime::Place;
 use rendez_protocol::kernel::SOCKET_VARIABLE;
@@ -149,7 +149,11 @@ impl System {
     /// What Linux says to looking.
     pub fn ended(&mut self) -> std::io::Result<Option<End>> {
         if let Some(status) = self.supervisor.try_wait()? {
-            return Ok(Some(if status.success() { End::Asked } else { End::Died("supervisor") }));
+            return Ok(Some(match status.code() {
+                Some(0) => End::Asked,
+                Some(code) if code == i32::from(INTERRUPTED) => End::Died("kernel"),
+                _ => End::Died("supervisor"),
+            }));
         }
         Ok(self.kernel.try_wait()?.map(|_| End::Died("kernel")))
     }

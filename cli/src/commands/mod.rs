@@ -60,7 +60,7 @@ pub fn run(arguments: Arguments, output: &Output) -> Result<u8, Failure> {
         Command::Demo(demo) => return demo::run(&demo, output),
         Command::DemoPart { part, arguments } => return demo::part(&part, &arguments),
         Command::PartKernel => parts::kernel()?,
-        Command::PartSupervisor(served) => parts::supervisor(served)?,
+        Command::PartSupervisor(served) => return parts::supervisor(served),
         Command::PartServer { server, served } => parts::server(&server, &served)?,
     }
     Ok(0)
