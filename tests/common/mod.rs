@@ -359,6 +359,15 @@ impl Assistant {
         }
     }
 
+    /// Passes over what it has said up to now.
+    pub(crate) fn ignore(&mut self) {
+        let said = self.child.stdout.as_mut().unwrap();
+        let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+        while poll(&mut [PollFd::new(said, PollFlags::IN)], Some(&now)) == Ok(1)
+            && said.read(&mut [0; 4096]).unwrap() > 0
+        {}
+    }
+
     /// Kills it, and waits until it has ended.
     pub(crate) fn kill(&mut self) -> std::process::ExitStatus {
         let _ = self.child.kill();

@@ -135,6 +135,20 @@ impl Drop for Memory {
     }
 }
 
+/// Forks a child that runs no code of ours but sleeps, for a minute or two; its process.
+pub(crate) fn fork_a_sleeper() -> u32 {
+    // SAFETY: the child makes async-signal-safe calls only, and never returns.
+    match unsafe { nix::unistd::fork() }.unwrap() {
+        nix::unistd::ForkResult::Parent { child } => child.as_raw().cast_unsigned(),
+        nix::unistd::ForkResult::Child => {
+            nix::unistd::alarm::set(120);
+            loop {
+                nix::unistd::pause();
+            }
+        }
+    }
+}
+
 /// The header of a request with room for a reply of `room` bytes and no deadline.
 pub(crate) fn request(operation: u16, room: usize) -> Header {
     Header { length: 0, flags: Flags::empty(), code: operation, room: room_for(room), word: 0 }
@@ -301,7 +315,13 @@ impl RawTask {
 
     /// Takes the next client in, as an honest server that is rung by futex does.
     pub(crate) fn take_in(&mut self) -> RawConnection {
-        let (event, descriptors) = self.event();
+        let (event, descriptors) = loop {
+            match self.event() {
+                // Of one that came before.
+                (Event::Closed { .. }, _) => {}
+                other => break other,
+            }
+        };
         let Event::Incoming { connection, status_index, requests, replies, .. } = event else {
             panic!("{event:?}")
         };
