@@ -8,6 +8,7 @@
 //! here since a write at an offset does no harm twice: that is for the one who sends to know.
 
 use super::talk::{Direction, Job, Lost, Plan, Said, Stopped, now_ns, say};
+use super::tree;
 use crate::failure::{FAILED, Failure};
 use rendez::protocol::file::{self, Open, OpenFlags, Read, Write, operation, status};
 use rendez::protocol::kernel::KernelError;
@@ -17,6 +18,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Transactions that one sender keeps in flight.
@@ -44,7 +46,7 @@ pub(super) fn run(task: &Task, plan: &Plan) -> Result<(), Failure> {
         }
         Direction::Out => {
             for directory in &plan.directories {
-                std::fs::create_dir_all(directory)
+                tree::make_directory(Path::new(directory))
                     .map_err(|error| Failure::system(format!("making {directory}"), error))?;
             }
         }

@@ -12,8 +12,10 @@ use crate::system::System;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::thread::JoinHandle;
@@ -58,7 +60,10 @@ impl Guard {
             let failure = loop {
                 let left = late.saturating_duration_since(Instant::now());
                 if left.is_zero() {
-                    let doing = watching.held.try_lock().map_or("cleaning up", |held| held.doing);
+                    let doing = watching
+                        .held
+                        .try_lock()
+                        .map_or("starting or ending the system", |held| held.doing);
                     let text =
                         format!("not done after {} s; it hangs at: {doing}", limit.as_secs());
                     break Failure::new(FAILED, text);
@@ -98,24 +103,43 @@ impl Guard {
         Ok(guard)
     }
 
-    pub(super) fn keep_system(&self, system: System) {
+    /// Starts the system that ends with the guard, and waits until it is ready. Nothing is taken
+    /// down meanwhile, for it would come back.
+    pub(super) fn start_system(
+        &self,
+        start: impl FnOnce() -> Result<System, Failure>,
+    ) -> Result<[u32; 2], Failure> {
+        let mut held = self.held();
+        let system = held.system.insert(start()?);
+        let pids = [system.kernel_pid(), system.supervisor_pid()];
         // The number carries nothing but itself.
         self.kernel.store(system.kernel_pid(), Relaxed);
-        self.held.lock().system = Some(system);
+        system.wait_ready()?;
+        Ok(pids)
     }
 
-    pub(super) fn keep_directory(&self, directory: TempDir) {
-        self.held.lock().directory = Some(directory);
+    /// Makes the directory that ends with the guard; its path.
+    pub(super) fn make_directory(
+        &self,
+        make: impl FnOnce() -> io::Result<TempDir>,
+    ) -> io::Result<PathBuf> {
+        let mut held = self.held();
+        held.directory.insert(make()?).path().canonicalize()
     }
 
     /// What is being done, should it hang. Does not return if everything is being taken down: what
     /// fails then is of no interest.
     pub(super) fn doing(&self, doing: &'static str) {
+        self.held().doing = doing;
+    }
+
+    /// What is held, once it is known that it is not being taken down.
+    fn held(&self) -> MutexGuard<'_, Held> {
         let mut held = self.held.lock();
-        held.doing = doing;
         while held.ending {
-            parking_lot::MutexGuard::unlocked(&mut held, std::thread::park);
+            MutexGuard::unlocked(&mut held, std::thread::park);
         }
+        held
     }
 
     /// Ends the system and removes the directory.
@@ -124,7 +148,16 @@ impl Guard {
         held.system = None;
         // It has been waited for: the number may be somebody else's from now on.
         self.kernel.store(0, Relaxed);
-        held.directory = None;
+        let Some(directory) = held.directory.take() else { return };
+        let directory = directory.keep();
+        // Who is ended by the end of the system may still be writing there for a moment.
+        let late = Instant::now() + FAREWELL;
+        while std::fs::remove_dir_all(&directory).is_err()
+            && directory.exists()
+            && Instant::now() < late
+        {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 

@@ -46,15 +46,10 @@ impl Stage {
         // A socket's path is short; where temporary files have a long one, there is /tmp.
         let place =
             if place.as_os_str().len() > SOCKET_PATH_MAX { PathBuf::from("/tmp") } else { place };
-        let directory = tempfile::Builder::new()
-            .prefix("rendez-demo-")
-            .tempdir_in(&place)
-            .and_then(|directory| Ok((directory.path().canonicalize()?, directory)));
-        let (path, directory) = directory.map_err(|error| {
+        let make = || tempfile::Builder::new().prefix("rendez-demo-").tempdir_in(&place);
+        guard.make_directory(make).map_err(|error| {
             Failure::system(format!("making a directory in {}", place.display()), error)
-        })?;
-        guard.keep_directory(directory);
-        Ok(path)
+        })
     }
 
     /// Starts a system in `directory`, which ends with the guard.
@@ -65,11 +60,8 @@ impl Stage {
         let executable = std::env::current_exe()
             .map_err(|error| Failure::system("finding this executable", error))?;
         let place = Place { directory: directory.join("run"), instance: "demo".into() };
-        let mut system = System::start(&place, &executable, &Served { dir: Some(served.clone()) })?;
-        let ready = system.wait_ready();
-        let pids = [system.kernel_pid(), system.supervisor_pid()];
-        guard.keep_system(system);
-        ready?;
+        let serve = Served { dir: Some(served.clone()) };
+        let pids = guard.start_system(|| System::start(&place, &executable, &serve))?;
         let task = Task::front_door(&place)?;
         let find = |path: &str| task.look_up(path, None, None).map(|(found, _, _)| found);
         let (file, signal) = (find("/file")?, find("/signal")?);

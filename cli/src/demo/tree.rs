@@ -119,10 +119,11 @@ impl Tree {
     pub(super) fn generate(root: &Path) -> Result<Self, Failure> {
         let failed = |error| Failure::system("generating a tree", error);
         let mut random = Random(1);
+        make_directory(root).map_err(failed)?;
         for number in 0..GENERATED_FILES {
-            let directory =
-                root.join(format!("{:02}", number % 17)).join(format!("{}", number % 3));
-            std::fs::create_dir_all(&directory).map_err(failed)?;
+            let above = root.join(format!("{:02}", number % 17));
+            let directory = above.join(format!("{}", number % 3));
+            make_directory(&above).and_then(|()| make_directory(&directory)).map_err(failed)?;
             // Sizes over all magnitudes, the empty file among them.
             let bytes = random.next() % (1 << (random.next() % 20));
             write_random(&directory.join(format!("file-{number}")), bytes, number)
@@ -188,6 +189,15 @@ impl Tree {
             }
         }
         result
+    }
+}
+
+/// Makes a directory if it is not there. Not those above it: when everything is being taken down,
+/// they must not come back.
+pub(super) fn make_directory(path: &Path) -> std::io::Result<()> {
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
     }
 }
 
