@@ -117,8 +117,10 @@ impl Service for Stalling {
     fn receive(&mut self, _: &mut dyn Context, message: Message<'_>, reply: Reply<'_>) {
         self.handled += 1;
         self.log.write_all(format!("{}\n", id_of(message.payload)).as_bytes()).unwrap();
-        while self.handled == self.until {
-            std::thread::park();
+        if self.handled == self.until {
+            loop {
+                std::thread::park();
+            }
         }
         reply.ok(message.payload);
     }
