@@ -27,24 +27,24 @@ impl<P: Platform> Mailbox<P> {
     /// Puts a value, if the place is free.
     fn put(&self, value: [u8; 16]) -> bool {
         // ORDERING(freed): Acquire; the taker has copied before the place is written again.
-        if self.full.load(P::ordering(Label::Freed, Acquire)) != 0 {
+        if self.full.load(P::ordering(Label::FreedAcquire, Acquire)) != 0 {
             return false;
         }
         self.place.write(value, &[]);
         // ORDERING(turn): Release; the value is there before the flag. Pairs with `take`.
-        self.full.store(1, P::ordering(Label::Turn, Release));
+        self.full.store(1, P::ordering(Label::TurnRelease, Release));
         true
     }
 
     /// Takes the value, if there is one.
     fn take(&self) -> Option<[u8; 16]> {
         // ORDERING(turn): Acquire; pairs with `put`.
-        if self.full.load(P::ordering(Label::Turn, Acquire)) == 0 {
+        if self.full.load(P::ordering(Label::TurnAcquire, Acquire)) == 0 {
             return None;
         }
         let value = self.place.header();
         // ORDERING(freed): Release; pairs with `put`.
-        self.full.store(0, P::ordering(Label::Freed, Release));
+        self.full.store(0, P::ordering(Label::FreedRelease, Release));
         Some(value)
     }
 }
@@ -78,13 +78,13 @@ fn hand_over<T: Twin>() {
 #[derive(Debug)]
 enum WithoutTurn {}
 impl Twin for WithoutTurn {
-    const WEAK: Option<Label> = Some(Label::Turn);
+    const WEAK: Option<Label> = Some(Label::TurnRelease);
 }
 
 #[derive(Debug)]
 enum WithoutFreed {}
 impl Twin for WithoutFreed {
-    const WEAK: Option<Label> = Some(Label::Freed);
+    const WEAK: Option<Label> = Some(Label::FreedAcquire);
 }
 
 #[test]

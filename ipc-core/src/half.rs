@@ -48,7 +48,7 @@ impl<P: Platform> Ours<P> {
     pub(crate) fn publish_turn(&self, position: u64, turn: u32) {
         // ORDERING(turn): Release; header and payload are visible before the turn. Pairs with
         // `Theirs::turn`.
-        self.0.line(position).turn.store(turn, P::ordering(Label::Turn, Release));
+        self.0.line(position).turn.store(turn, P::ordering(Label::TurnRelease, Release));
     }
 
     pub(crate) fn mark_withdrawn(&self, position: u64, turn: u32) {
@@ -67,7 +67,7 @@ impl<P: Platform> Ours<P> {
     pub(crate) fn set_freed(&self, freed: u64) {
         // ORDERING(freed): Release; our copies out of the lines are done before they are said to be
         // free. Pairs with `Theirs::freed`.
-        self.0.head().progress.0.freed.store(freed, P::ordering(Label::Freed, Release));
+        self.0.head().progress.0.freed.store(freed, P::ordering(Label::FreedRelease, Release));
     }
 
     #[inline]
@@ -128,7 +128,7 @@ impl<P: Platform> Theirs<P> {
     #[inline]
     pub(crate) fn turn(&self, position: u64) -> u32 {
         // ORDERING(turn): Acquire; pairs with `Ours::publish_turn`.
-        self.0.line(position).turn.load(P::ordering(Label::Turn, Acquire))
+        self.0.line(position).turn.load(P::ordering(Label::TurnAcquire, Acquire))
     }
 
     #[inline]
@@ -163,7 +163,7 @@ impl<P: Platform> Theirs<P> {
     pub(crate) fn freed(&self) -> u64 {
         // ORDERING(freed): Acquire; the peer's copies are done before we write the lines again.
         // Pairs with `Ours::set_freed`.
-        self.0.head().progress.0.freed.load(P::ordering(Label::Freed, Acquire))
+        self.0.head().progress.0.freed.load(P::ordering(Label::FreedAcquire, Acquire))
     }
 
     #[inline]

@@ -26,13 +26,11 @@ macro_rules! twin {
         }
     };
 }
-twin!(Turn);
-twin!(Freed);
-#[derive(Debug)]
-enum StatusWord {}
-impl Twin for StatusWord {
-    const WEAK: Option<Label> = Some(Label::Status);
-}
+twin!(TurnRelease);
+twin!(TurnAcquire);
+twin!(FreedRelease);
+twin!(FreedAcquire);
+twin!(StatusRelease);
 twin!(PublishFence);
 twin!(SleepFence);
 twin!(TakeFence);
@@ -103,8 +101,17 @@ fn ring_publishes() {
 }
 
 #[test]
-fn ring_publishes_not_without_the_turn_ordering() {
-    expect_failure("ring_publishes_not_without_the_turn_ordering", || publish::<Turn>(false));
+fn ring_publishes_not_without_the_release_of_the_turn() {
+    expect_failure("ring_publishes_not_without_the_release_of_the_turn", || {
+        publish::<TurnRelease>(false);
+    });
+}
+
+#[test]
+fn ring_publishes_not_without_the_acquire_of_the_turn() {
+    expect_failure("ring_publishes_not_without_the_acquire_of_the_turn", || {
+        publish::<TurnAcquire>(false);
+    });
 }
 
 /// `messages` messages through a ring of `lines`: the writer meets the full edge, the reader the
@@ -154,8 +161,17 @@ fn ring_wraps() {
 }
 
 #[test]
-fn ring_frees_not_without_the_freed_ordering() {
-    expect_failure("ring_frees_not_without_the_freed_ordering", || laps::<Freed>(1, 2, false));
+fn ring_frees_not_without_the_release_of_freed() {
+    expect_failure("ring_frees_not_without_the_release_of_freed", || {
+        laps::<FreedRelease>(1, 2, false);
+    });
+}
+
+#[test]
+fn ring_frees_not_without_the_acquire_of_freed() {
+    expect_failure("ring_frees_not_without_the_acquire_of_freed", || {
+        laps::<FreedAcquire>(1, 2, false);
+    });
 }
 
 /// One send against a server that sleeps: is the wake-up lost in either direction? loom reports a
@@ -398,7 +414,7 @@ fn server_dies_with_its_last_reply_in_the_ring() {
 #[test]
 fn death_is_misread_without_the_status_words_ordering() {
     expect_failure("death_is_misread_without_the_status_words_ordering", || {
-        death::<StatusWord>(Dies::Taking)
+        death::<StatusRelease>(Dies::Taking)
     });
 }
 

@@ -23,12 +23,17 @@ use rendez_protocol::message::Header;
 /// at both of its ends, and has a model whose twin weakens it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Label {
-    /// A line's turn: its payload is there before it.
-    Turn,
-    /// Lines freed: they have been read before they are written again.
-    Freed,
-    /// A connection's status word: what the dead peer did is visible before its death is.
-    Status,
+    /// A line's turn, published: its payload is there before it.
+    TurnRelease,
+    /// A line's turn, looked at: its payload is read after it.
+    TurnAcquire,
+    /// Lines freed, said: they have been read before.
+    FreedRelease,
+    /// Lines freed, looked at: they are written again after it.
+    FreedAcquire,
+    /// A connection's status word, stored by the kernel: what the dead peer did is visible before
+    /// its death is.
+    StatusRelease,
     /// Fence of a writer, between publishing and looking whether the reader is asleep.
     PublishFence,
     /// Fence of a reader, between saying that it is asleep and looking once more.

@@ -183,7 +183,7 @@ impl ModelStatus {
     pub fn set<T: Twin>(&self, word: u32) {
         // ORDERING(status): Release; what the dead task did is visible before its death is. Pairs
         // with the fence after `ClientEnd::state`.
-        self.0.store(word, Model::<T>::ordering(Label::Status, Ordering::Release));
+        self.0.store(word, Model::<T>::ordering(Label::StatusRelease, Ordering::Release));
         Model::<T>::wake(&self.0);
     }
 }
