@@ -11,7 +11,10 @@ use common::{Assistant, Random, Role, System, eventually, for_ever, info};
 use rendez::protocol::kernel::{KernelError, Received};
 use rendez::protocol::{Rights, decode, encode};
 use rendez::service::{Caller, Context, Message, Refusal, Reply, ReplyRight, Service};
-use rendez::{Connection, Error, NEVER, SendError, Server, Slot, Status, Task, Why};
+use rendez::{
+    Connection, Error, NEVER, SendError, Server, Slot, Status, Task, Why, deadline_after,
+};
+use rustix::process::Signal;
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
@@ -484,6 +487,37 @@ fn a_sender_asleep_is_woken_by_the_death_of_its_server() {
     let expected = SendError::Interrupted { why: Why::Dead, generation: 1 };
     assert_eq!(sending.join().unwrap(), Err(expected));
     drop(registration);
+}
+
+#[test]
+fn a_message_withdrawn_at_its_deadline_is_never_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let system = System::start();
+    let task = system.task();
+    let endpoint = task.create_endpoint().unwrap();
+    let log = directory.path().join("log");
+    let server = start(&task, "recorder", endpoint, &[("LOG", log.as_os_str())]);
+    let mut connection = open(&task, endpoint.slot);
+    let send = |connection: &mut Connection, id: u64, deadline| {
+        connection.send_until(1, &id.to_le_bytes(), ROOM, deadline).map(drop)
+    };
+    send(&mut connection, 1, NEVER).unwrap();
+    let pid = server.child.id();
+    for round in 0..10 {
+        common::signal(pid, Signal::STOP);
+        eventually("it stops", || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            stat.contains(") T ").then_some(())
+        });
+        let late = deadline_after(Duration::from_millis(20));
+        let expected = SendError::NotDelivered { why: Why::Deadline };
+        assert_eq!(send(&mut connection, 100 + round, late), Err(expected));
+        common::signal(pid, Signal::CONT);
+        send(&mut connection, 200 + round, NEVER).unwrap();
+    }
+    let handled = logged(&log);
+    assert!(handled.keys().all(|id| !(100..200).contains(id)), "{handled:?}");
+    assert_eq!(handled.len(), 11);
 }
 
 #[test]
