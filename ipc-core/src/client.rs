@@ -17,7 +17,7 @@
 //! # If the peer dies or lies here
 //! Before it has taken: `NotDelivered`. After: `Interrupted`, or `Ok` if its reply is in the ring. A
 //! server that lies about *taken* deceives its own clients. A reply for a transaction that is not in
-//! flight, and every [`Fault`] of the ring, ends the connection. Models: `server_dies`,
+//! flight, and every [`Fault`] of the ring, ends the connection. Models: `server_dies_…`,
 //! `withdraw_against_take`, `late_reply_after_withdrawal`, `close_against_send`.
 
 use crate::doorbell::{Ringer, Sleeper};
@@ -28,7 +28,7 @@ use crate::ring::{Buffer, Fault, Reader, Writer};
 use crate::wait::{Learner, Spinner, Step, Wait};
 use core::sync::atomic::Ordering::Relaxed;
 use rendez_protocol::limit;
-use rendez_protocol::message::{Flags, Header, area_bytes, room_for};
+use rendez_protocol::message::{Header, area_bytes, room_bytes, room_for};
 use rendez_protocol::status::{ConnectionState, Status, Why};
 
 /// How a send ended without an answer.
@@ -201,7 +201,8 @@ impl<P: Platform> ClientEnd<P> {
     /// The longest payload of a reply.
     #[must_use]
     pub fn reply_bytes_max(&self) -> usize {
-        self.theirs.area_bytes() + limit::INLINE_BYTES
+        // The header's `room` counts lines in 16 bits.
+        room_bytes(room_for(self.theirs.area_bytes() + limit::INLINE_BYTES))
     }
 
     fn why_ended(&self) -> Option<Why> {
@@ -245,7 +246,7 @@ impl<P: Platform> ClientEnd<P> {
         }
         let header = Header {
             length: 0,
-            flags: Flags::empty(),
+            flags: 0,
             code: operation,
             room: room_for(room),
             word: if deadline == NEVER { 0 } else { deadline.max(1) },

@@ -6,7 +6,7 @@
 //! own that never installs one.
 
 use rendez_protocol::limit::{FRAME_BYTES_MAX, FRAME_DESCRIPTORS_MAX};
-use rendez_protocol::message::{Flags, Header};
+use rendez_protocol::message::Header;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -71,7 +71,7 @@ pub enum FrameError {
 pub fn prefix(transaction: u64, code: u16, length: usize) -> [u8; PREFIX_BYTES] {
     // A longer payload than the field holds does not fit a frame either; the sender refuses it.
     let length = u32::try_from(length).unwrap_or(u32::MAX);
-    let header = Header { length, flags: Flags::empty(), code, room: 0, word: 0 };
+    let header = Header { length, flags: 0, code, room: 0, word: 0 };
     let mut bytes = [0; PREFIX_BYTES];
     bytes[..8].copy_from_slice(&transaction.to_le_bytes());
     bytes[8..].copy_from_slice(&header.to_bytes());

@@ -21,8 +21,8 @@
 //! A reader that always says it sleeps costs its peer a system call for each new count, of its own
 //! making. A writer that rings for ever wakes a reader that finds nothing; see
 //! [`receive`](crate::receive). A writer that never rings is the one whose message waits. Death
-//! wakes through the status word, which only the kernel writes. Models: `wake_is_not_lost_to_server`,
-//! `wake_is_not_lost_to_client`, `wake_for_room`.
+//! wakes through the status word, which only the kernel writes. Models: `wake_is_not_lost_either_way`,
+//! `wake_for_room`.
 
 use crate::half::{Ours, Theirs};
 use crate::platform::{Bell, Label, Platform};

@@ -22,12 +22,13 @@
 //! A writer that dies before W3 has published nothing. A turn that is neither this lap's nor the
 //! last one's, a length beyond the area, or a *freed* that runs backwards or ahead of what was
 //! published is a [`Fault`], and the connection ends; a copy of rubbish is rubbish in a private
-//! buffer. Models: `ring_publishes`, `ring_full_and_empty`, `ring_wraps`, `ring_frees`.
+//! buffer. Models: `ring_publishes`, `ring_full_and_empty`, `ring_wraps`, and their
+//! twins.
 
 use crate::half::{Ours, Theirs};
 use crate::platform::Platform;
 use rendez_protocol::limit::INLINE_BYTES;
-use rendez_protocol::message::{Flags, Header, area_bytes};
+use rendez_protocol::message::{Header, area_bytes};
 
 /// What a peer did that no honest one does. The connection is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -342,5 +343,5 @@ impl Reader {
 /// A header with nothing but a code and a word.
 #[inline]
 pub(crate) const fn plain(code: u16, room: u16, word: u64) -> Header {
-    Header { length: 0, flags: Flags::empty(), code, room, word }
+    Header { length: 0, flags: 0, code, room, word }
 }

@@ -6,7 +6,8 @@
 //! of the other words, its [`ConnectionState`]. A task page is 4096 bytes, written by the task
 //! alone and mapped by the kernel: 63 records of whom a thread of it waits for, from byte 64 on.
 //!
-//! *Steps.* The kernel stores a word (1), adds one to word 0 (2), wakes the waiters of both (3).
+//! *Steps.* The kernel stores a word (1) and wakes its waiters (2), adds one to word 0 (3) and wakes
+//! its waiters (4).
 //! A task loads a word, and sleeps on it with the value that it saw: Linux compares under its own
 //! lock, so a store that comes in between is not slept through.
 //!
@@ -186,7 +187,7 @@ impl StatusWriter {
         // (1) ORDERING(status): Release; what happened before is seen by who sees the word. Pairs
         // with `StatusReader::load`.
         place.store(word, Ordering::Release);
-        // (3)
+        // (2)
         wake(place);
         self.bump();
     }
@@ -195,9 +196,9 @@ impl StatusWriter {
     pub fn bump(&mut self) {
         self.changes = self.changes.wrapping_add(1);
         let place = self.mapping.word(0);
-        // (2) ORDERING(status): as in `set`.
+        // (3) ORDERING(status): as in `set`.
         place.store(self.changes, Ordering::Release);
-        // (3)
+        // (4)
         wake(place);
     }
 }

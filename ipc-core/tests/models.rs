@@ -13,7 +13,7 @@ use rendez_ipc_core::notification::{Acknowledger, Poster};
 use rendez_ipc_core::platform::Label;
 use rendez_ipc_core::ring::{Buffer, Reader, Writer};
 use rendez_ipc_core::server::Found;
-use rendez_protocol::message::{Flags, Header};
+use rendez_protocol::message::Header;
 use rendez_protocol::status::{ConnectionState, Status, Why};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -38,7 +38,7 @@ twin!(WithdrawFence);
 twin!(PostFence);
 twin!(AcknowledgeFence);
 
-const HEADER: Header = Header { length: 0, flags: Flags::empty(), code: 7, room: 0, word: 0 };
+const HEADER: Header = Header { length: 0, flags: 0, code: 7, room: 0, word: 0 };
 
 fn join(threads: impl IntoIterator<Item = JoinHandle<()>>) {
     for thread in threads {

@@ -39,7 +39,7 @@ pub mod operation {
     pub const RENAME: u16 = 10;
     /// [`Truncate`](super::Truncate) → nothing.
     pub const TRUNCATE: u16 = 11;
-    /// Handle (`u32`) → nothing: what was written is on the disk.
+    /// Handle (`u32`), opened for writing → nothing: what was written is on the disk.
     pub const SYNC: u16 = 12;
 }
 

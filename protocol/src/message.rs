@@ -7,7 +7,7 @@
 //! | 0–3 | turn | lap of the ring plus one, published last; written by the ring, not here |
 //! | 4–7 | mark | set by a sender that withdraws the message; written by the ring, not here |
 //! | 8–10 | length | payload bytes, 24 bits |
-//! | 11 | flags | [`Flags`] |
+//! | 11 | flags | none yet: 0 |
 //! | 12–13 | operation, or in a reply the status | |
 //! | 14–15 | room | what the reply may need, in units of 64 bytes beyond the inline bytes |
 //! | 16–23 | request: absolute deadline in ns of `CLOCK_MONOTONIC`, 0 for none; reply: the transaction id | |
@@ -18,24 +18,14 @@
 //! every frame on a kernel socket, after an eight-byte transaction id.
 
 use crate::limit;
-use bitflags::bitflags;
-
-bitflags! {
-    /// Flags of a message.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-    pub struct Flags: u8 {
-        /// The payload begins with a ticket of eight bytes.
-        const TICKET = 1 << 0;
-    }
-}
 
 /// Bytes 8 to 23 of a message's line, decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// Payload bytes, at most [`limit::PAYLOAD_BYTES_MAX`].
     pub length: u32,
-    /// Flags.
-    pub flags: Flags,
+    /// No flag is defined yet: written 0, not looked at.
+    pub flags: u8,
     /// The operation of a request; the [`Status`](crate::Status) of a reply.
     pub code: u16,
     /// Room for the reply, in units of 64 bytes beyond the inline bytes; 0 in a reply.
@@ -52,12 +42,12 @@ impl Header {
     #[must_use]
     #[inline]
     pub const fn to_bytes(self) -> [u8; Self::BYTES] {
-        let shape = (self.length & 0x00ff_ffff) | (self.flags.bits() as u32) << 24;
+        let shape = (self.length & 0x00ff_ffff) | (self.flags as u32) << 24;
         let low = shape as u64 | (self.code as u64) << 32 | (self.room as u64) << 48;
         ((self.word as u128) << 64 | low as u128).to_le_bytes()
     }
 
-    /// The header in `bytes`. Unknown flags are kept away: they mean nothing to this version.
+    /// The header in `bytes`.
     #[must_use]
     #[inline]
     pub const fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
@@ -65,7 +55,7 @@ impl Header {
         let low = both as u64;
         Self {
             length: low as u32 & 0x00ff_ffff,
-            flags: Flags::from_bits_truncate((low >> 24) as u8),
+            flags: (low >> 24) as u8,
             code: (low >> 32) as u16,
             room: (low >> 48) as u16,
             word: (both >> 64) as u64,
@@ -98,13 +88,13 @@ pub const fn room_bytes(room: u16) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{Flags, Header, area_bytes, room_bytes, room_for};
+    use super::{Header, area_bytes, room_bytes, room_for};
 
     #[test]
     fn header_round_trip() {
         let header = Header {
             length: 0x00ab_cdef,
-            flags: Flags::TICKET,
+            flags: 0x9a,
             code: 0x1234,
             room: 0x5678,
             word: u64::MAX - 1,

@@ -52,7 +52,7 @@ bitflags! {
 }
 
 /// Letters for the rights that people write on a command line, in display order.
-const LETTERS: [(char, Rights); 14] = [
+const LETTERS: [(char, Rights); 15] = [
     ('s', Rights::SEND),
     ('v', Rights::RECEIVE),
     ('p', Rights::POST),
@@ -67,6 +67,7 @@ const LETTERS: [(char, Rights); 14] = [
     ('n', Rights::REGISTER),
     ('x', Rights::MANAGE),
     ('a', Rights::MAP_READ),
+    ('b', Rights::MAP_WRITE),
 ];
 
 impl Rights {

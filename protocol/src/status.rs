@@ -21,7 +21,7 @@ impl Status {
     pub const MALFORMED: Self = Self(5);
     /// The sender's capability lacks a right; the payload says which, as UTF-8.
     pub const DENIED: Self = Self(6);
-    /// The transaction's deadline had passed when the server came to it.
+    /// What the sender wanted to wait for had not come by the transaction's deadline.
     pub const DEADLINE: Self = Self(7);
     /// The server has reached a limit of its own; the payload says which, as UTF-8.
     pub const QUOTA: Self = Self(8);
@@ -80,7 +80,7 @@ pub enum Why {
     Revoked,
     /// The server let go of it unanswered.
     Dropped,
-    /// Everybody in a circle waits for everybody else.
+    /// Everybody in a circle waits for everybody else. Nobody looks for that yet.
     Deadlock,
     /// A right is missing.
     Denied,

@@ -10,7 +10,7 @@ use rendez::protocol::kernel::{
     Answer, Doorbell, Event, Given, Hello, KernelError, Received, Request, SEGMENT_HEADER_BYTES,
     Shape, frame,
 };
-use rendez::protocol::message::{Flags, Header, room_for};
+use rendez::protocol::message::{Header, room_for};
 use rendez::protocol::status::ConnectionState;
 use rendez::protocol::{ConnectionId, Slot, TaskId, decode, encode};
 use rendez_ipc_core::control::{Frame, Mode, receive_frame, send_frame};
@@ -151,7 +151,7 @@ pub(crate) fn fork_a_sleeper() -> u32 {
 
 /// The header of a request with room for a reply of `room` bytes and no deadline.
 pub(crate) fn request(operation: u16, room: usize) -> Header {
-    Header { length: 0, flags: Flags::empty(), code: operation, room: room_for(room), word: 0 }
+    Header { length: 0, flags: 0, code: operation, room: room_for(room), word: 0 }
 }
 
 /// A task that speaks for itself.

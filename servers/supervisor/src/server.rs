@@ -66,8 +66,11 @@ const SERVERS: [(&str, &str); 3] = [("name", "/name"), ("file", "/file"), ("sign
 /// How long a server may take from its start until it serves, before who asked is told.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a client of a server can be given.
-const CLIENT: Rights =
-    Rights::SEND.union(Rights::MINT).union(Rights::GRANT).union(Rights::WATCH).union(Rights::INSPECT);
+const CLIENT: Rights = Rights::SEND
+    .union(Rights::MINT)
+    .union(Rights::GRANT)
+    .union(Rights::WATCH)
+    .union(Rights::INSPECT);
 
 /// Runs the supervisor in this process, which was started as the system's first task. `on_ready` is
 /// called once all servers serve.
@@ -75,10 +78,8 @@ const CLIENT: Rights =
 /// # Errors
 /// What the kernel says; [`Error::KernelGone`] when the system ends.
 pub fn run<P: Program>(plan: Plan<P>, on_ready: impl FnOnce() + 'static) -> Result<(), Error> {
-    let task = Task::inherited()?.ok_or_else(|| Error::NotGiven {
-        name: "kernel socket".into(),
-        given: Vec::new(),
-    })?;
+    let task = Task::inherited()?
+        .ok_or_else(|| Error::NotGiven { name: "kernel socket".into(), given: Vec::new() })?;
     let mut server = Server::new(&task)?;
     let mut supervisor = Supervisor::start(task, plan, &server)?;
     supervisor.on_ready = Some(Box::new(on_ready));
