@@ -265,7 +265,7 @@ fn a_full_disk_is_said_to_be_full() {
         .stderr(Stdio::null())
         .status();
     if !may.is_ok_and(|status| status.success()) {
-        eprintln!("SKIPPED: mounting a small disk needs root and unshare");
+        common::skip("mounting a small disk needs root and unshare");
         return;
     }
     let system = System::with(|command| {

@@ -424,7 +424,7 @@ fn raise_descriptor_limit() -> u64 {
 fn a_thousand_connections_to_one_server() {
     const MANY: usize = 1000;
     if raise_descriptor_limit() < 3 * MANY as u64 {
-        eprintln!("SKIPPED: the hard limit of open files is below {} (ulimit -Hn)", 3 * MANY);
+        common::skip(format_args!("it needs {} open files (ulimit -Hn)", 3 * MANY));
         return;
     }
     let system = System::start();

@@ -221,6 +221,12 @@ impl Processes {
     }
 }
 
+/// Says that a test is left out, and why, past the test harness, which would keep it for itself.
+pub(crate) fn skip(why: impl std::fmt::Display) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let _ = std::io::stderr().write_all(format!("SKIPPED {test}: {why}\n").as_bytes());
+}
+
 /// Looks until `look` finds something.
 pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
