@@ -31,9 +31,9 @@ pub(super) fn run(place: &Place, up: &Up, output: &Output) -> Result<(), Failure
     }
     let executable = std::env::current_exe()
         .map_err(|error| Failure::system("finding this executable", error))?;
-    let mut system = System::start(place, &executable, &up.served)?;
-    // Blocked only now: a started process inherits what is blocked.
+    // Blocked before anything is there that would be left behind; started processes unblock them.
     signals.thread_block().map_err(|error| Failure::system("blocking signals", error))?;
+    let mut system = System::start(place, &executable, &up.served)?;
     let arrived = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(|error| Failure::system("making a signalfd", error))?;
     system.wait_ready()?;

@@ -2,11 +2,11 @@
 //!
 //! # Safety
 //! This file is an island of `unsafe`. Its invariant: what runs between fork and exec allocates
-//! nothing, takes no lock and makes async-signal-safe system calls only (`prctl`, `getppid`).
+//! nothing, takes no lock and makes async-signal-safe system calls only (`prctl`, `getppid`, `sigprocmask`).
 
 use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Pid, getpid, getppid};
 use rendez_protocol::kernel::SOCKET_VARIABLE;
 use std::io;
@@ -18,7 +18,8 @@ use std::process::{Child, Command};
 pub const FIRST_INHERITED: i32 = 3;
 
 /// Starts `command` with `descriptors` as its descriptors [`FIRST_INHERITED`] and following. If
-/// `bound`, Linux kills it when the calling *thread* ends.
+/// `bound`, Linux kills it when the calling *thread* ends, and it starts with no signal blocked,
+/// whatever the caller has blocked for its own ends.
 ///
 /// # Errors
 /// What Linux says to fork or exec.
@@ -47,8 +48,10 @@ pub fn spawn_task(mut command: Command, socket: OwnedFd, bound: bool) -> io::Res
     spawn(command, vec![socket], bound)
 }
 
-/// Has Linux kill this process when its parent ends; fails if it has ended already.
+/// Has Linux kill this process when its parent ends; fails if it has ended already. Unblocks all
+/// signals.
 fn die_with(parent: Pid) -> io::Result<()> {
+    SigSet::empty().thread_set_mask()?;
     set_pdeathsig(Signal::SIGKILL)?;
     if getppid() == parent { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
 }
