@@ -325,7 +325,7 @@ fn a_program_is_run_with_what_it_is_given() {
     assert_eq!(said(&run(&[], &["echo", "hello"])), "hello\n");
     assert_eq!(run(&[], &["sh", "-c", "exit 7"]).status.code(), Some(7));
     assert_eq!(run(&[], &["sh", "-c", "kill -TERM $$"]).status.code(), Some(128 + 15));
-    says(&run(&[], &["no-such-program-anywhere"]), 127);
+    says(&run(&[], &["/no/such/program"]), 127);
     let no_program = system.directory.path().join("no-program");
     fs::write(&no_program, "").unwrap();
     says(&run(&[], &[no_program.to_str().unwrap()]), 126);
