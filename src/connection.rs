@@ -155,7 +155,7 @@ impl Connection {
             };
             let status = HostStatus::new(task.status().clone(), task.page().clone(), status_index)
                 .ok_or_else(|| Error::Protocol(format!("a status word {status_index}")))?;
-            let (ours, theirs) = (Ours::new(own.into_mapping()), Theirs::new(peer.into_mapping()));
+            let (ours, theirs) = (Ours::over(own), Theirs::over(peer));
             let end = ClientEnd::new(ours, theirs, status, bell, generation, options.wait);
             Ok((end, server, interface))
         })();

@@ -205,7 +205,7 @@ impl Server {
         let status = HostStatus::new(task.status().clone(), task.page().clone(), status_index)
             .ok_or(Why::Protocol)?;
         let mask = if rights.contains(Rights::POST) { u64::MAX } else { 0 };
-        let (ours, theirs) = (Ours::new(own.into_mapping()), Theirs::new(peer.into_mapping()));
+        let (ours, theirs) = (Ours::over(own), Theirs::over(peer));
         let end = ServerEnd::new(ours, theirs, status, bell, mask);
         let caller =
             Caller { connection, task: client, endpoint, badge, rights, credentials, interface };

@@ -71,6 +71,18 @@ pub const NEVER: u64 = u64::MAX;
 /// How long a sender that has given up waits for a reply that the server may just be writing, in ns.
 const GRACE_NS: u64 = 1_000_000;
 
+/// What else ends a sleep of the client, beside a reply and the connection's end.
+#[derive(Clone, Copy, Debug)]
+enum Also {
+    Nothing,
+    Notifications,
+    /// Room for a payload, and for its reply in the area.
+    Room {
+        length: usize,
+        area: u64,
+    },
+}
+
 #[derive(Debug, Default)]
 enum Entry {
     #[default]
@@ -88,6 +100,18 @@ enum Entry {
         position: u64,
         room: u64,
     },
+}
+
+impl Entry {
+    #[inline]
+    const fn position(&self) -> Option<u64> {
+        match self {
+            Self::Free => None,
+            Self::Waiting { position, .. }
+            | Self::Done { position, .. }
+            | Self::Abandoned { position, .. } => Some(*position),
+        }
+    }
 }
 
 /// What the client counts, for its statistics.
@@ -115,7 +139,10 @@ pub struct ClientEnd<P: Platform> {
     sleeper: Sleeper,
     poster: Poster,
     acknowledger: Acknowledger,
+    /// Transactions by position, modulo the table's length.
     entries: Box<[Entry]>,
+    /// Those whose place in the table a later one has: long unanswered, or not yet asked for.
+    stragglers: Vec<Entry>,
     /// Area bytes of the server's segment that requests in flight may need.
     rooms: u64,
     wait: Wait,
@@ -141,6 +168,7 @@ impl<P: Platform> ClientEnd<P> {
             writer: Writer::new(&ours),
             reader: Reader::new(&theirs),
             entries: (0..ours.lines()).map(|_| Entry::Free).collect(),
+            stragglers: Vec::new(),
             ours,
             theirs,
             status,
@@ -253,6 +281,9 @@ impl<P: Platform> ClientEnd<P> {
         };
         let position = self.writer.publish(&self.ours, header, payload);
         let index = self.entry_index(position);
+        if !matches!(self.entries[index], Entry::Free) {
+            self.stragglers.push(core::mem::take(&mut self.entries[index]));
+        }
         self.entries[index] = Entry::Waiting { position, room: reply_area };
         self.rooms += reply_area;
         self.counts.sent += 1;
@@ -264,7 +295,7 @@ impl<P: Platform> ClientEnd<P> {
     #[inline]
     fn has_room(&mut self, length: usize, reply_area: u64) -> Result<bool, SendError> {
         let position = self.writer.position();
-        Ok(matches!(self.entries[self.entry_index(position)], Entry::Free)
+        Ok(self.stragglers.len() < self.entries.len()
             && position - self.reader.position() < u64::from(self.theirs.lines())
             && self.rooms + reply_area <= self.theirs.area_bytes() as u64
             && self
@@ -282,8 +313,8 @@ impl<P: Platform> ClientEnd<P> {
     /// As [`ClientEnd::begin`], waiting for room until `deadline`.
     ///
     /// # Errors
-    /// As `begin`, with `Deadline` for `Full`; `Full` still if as many transactions as the ring has
-    /// lines were begun and their replies not taken: then only the caller can make room.
+    /// As `begin`, with `Deadline` for `Full`; `Full` still if twice as many transactions as the ring
+    /// has lines were begun and their replies not taken: then only the caller can make room.
     #[inline]
     pub fn begin_waiting(
         &mut self,
@@ -319,9 +350,8 @@ impl<P: Platform> ClientEnd<P> {
             if self.has_room(length, reply_area)? {
                 return Ok(());
             }
-            let next = self.entry_index(self.writer.position());
-            if matches!(self.entries[next], Entry::Done { .. }) {
-                // Its reply is here: only the caller can make room, by taking it.
+            if self.stragglers.len() >= self.entries.len() {
+                // Their replies are here: only the caller can make room, by taking them.
                 return Err(Self::not_delivered(Why::Full));
             }
             match spinner.step(&self.ours, &self.theirs) {
@@ -329,7 +359,7 @@ impl<P: Platform> ClientEnd<P> {
                 Step::Look(now) if now < deadline => {}
                 Step::Look(_) => return Err(Self::not_delivered(Why::Deadline)),
                 Step::Sleep => {
-                    self.sleep(Some((length, reply_area)), deadline);
+                    self.sleep(Also::Room { length, area: reply_area }, deadline);
                     spinner.exhaust();
                     if P::now() >= deadline {
                         return Err(Self::not_delivered(Why::Deadline));
@@ -396,7 +426,7 @@ impl<P: Platform> ClientEnd<P> {
                     }
                 }
                 Step::Sleep => {
-                    self.sleep(None, deadline);
+                    self.sleep(Also::Nothing, deadline);
                     spinner.exhaust();
                     if deadline != NEVER && P::now() >= deadline {
                         return self.withdraw(transaction, Why::Deadline, out);
@@ -469,7 +499,7 @@ impl<P: Platform> ClientEnd<P> {
                 return self.ended(transaction, ended, out);
             }
             if spinner.step(&self.ours, &self.theirs) == Step::Sleep {
-                self.sleep(None, grace);
+                self.sleep(Also::Nothing, grace);
                 spinner.exhaust();
             }
         }
@@ -510,11 +540,31 @@ impl<P: Platform> ClientEnd<P> {
     }
 
     fn abandon(&mut self, transaction: u64) {
-        let index = self.entry_index(transaction);
-        if let Entry::Waiting { position, room } = self.entries[index]
-            && position == transaction
+        if let Some(entry) = self.entry(transaction)
+            && let Entry::Waiting { position, room } = *entry
         {
-            self.entries[index] = Entry::Abandoned { position, room };
+            *entry = Entry::Abandoned { position, room };
+        }
+    }
+
+    /// The entry of a transaction, if there is one.
+    #[inline]
+    fn entry(&mut self, transaction: u64) -> Option<&mut Entry> {
+        let index = self.entry_index(transaction);
+        if self.entries[index].position() == Some(transaction) {
+            return Some(&mut self.entries[index]);
+        }
+        self.stragglers.iter_mut().find(|entry| entry.position() == Some(transaction))
+    }
+
+    /// Lets go of the entry of a transaction that is over.
+    #[inline]
+    fn free(&mut self, transaction: u64) {
+        let index = self.entry_index(transaction);
+        if self.entries[index].position() == Some(transaction) {
+            self.entries[index] = Entry::Free;
+        } else {
+            self.stragglers.retain(|entry| entry.position() != Some(transaction));
         }
     }
 
@@ -525,13 +575,12 @@ impl<P: Platform> ClientEnd<P> {
         transaction: u64,
         out: &mut Buffer,
     ) -> Result<Option<Result<Status, SendError>>, Fault> {
-        let index = self.entry_index(transaction);
-        match &mut self.entries[index] {
-            Entry::Waiting { position, .. } if *position == transaction => {}
-            Entry::Done { position, status, payload } if *position == transaction => {
+        match self.entry(transaction) {
+            Some(Entry::Waiting { .. }) => {}
+            Some(Entry::Done { status, payload, .. }) => {
                 core::mem::swap(out, payload);
                 let status = *status;
-                self.entries[index] = Entry::Free;
+                self.free(transaction);
                 return Ok(Some(self.outcome(status)));
             }
             _ => panic!("transaction {transaction} is not in flight on this connection"),
@@ -539,9 +588,10 @@ impl<P: Platform> ClientEnd<P> {
         loop {
             let Some(header) = self.reader.peek(&self.theirs)? else { return Ok(None) };
             if header.word == transaction {
+                self.check_room(&header)?;
                 self.reader.copy(&self.theirs, &header, out);
-                self.retire(&header)?;
-                self.entries[index] = Entry::Free;
+                self.retire(&header);
+                self.free(transaction);
                 return Ok(Some(self.outcome(Status(header.code))));
             }
             self.absorb(Some(header))?;
@@ -557,40 +607,47 @@ impl<P: Platform> ClientEnd<P> {
                 None => return Ok(false),
             },
         };
-        let index = self.entry_index(header.word);
-        let mut payload = Buffer::new();
-        let waiting = matches!(self.entries[index], Entry::Waiting { .. });
-        if waiting {
+        let transaction = header.word;
+        if self.check_room(&header)? {
+            let mut payload = Buffer::new();
             self.reader.copy(&self.theirs, &header, &mut payload);
-        }
-        self.retire(&header)?;
-        self.entries[index] = if waiting {
-            Entry::Done { position: header.word, status: Status(header.code), payload }
+            self.retire(&header);
+            if let Some(entry) = self.entry(transaction) {
+                *entry =
+                    Entry::Done { position: transaction, status: Status(header.code), payload };
+            }
         } else {
+            self.retire(&header);
+            self.free(transaction);
             self.counts.late += 1;
-            Entry::Free
-        };
+        }
         Ok(true)
     }
 
-    /// Lets go of the line and room of a reply; a fault if its transaction is not in flight.
+    /// Whether somebody waits for this reply (else it is late); a fault if its transaction is not in
+    /// flight, or it is longer than the room that its request named.
     #[inline]
-    fn retire(&mut self, header: &Header) -> Result<(), Fault> {
-        let position = header.word;
-        match self.entries[self.entry_index(position)] {
-            Entry::Waiting { position: known, room }
-            | Entry::Abandoned { position: known, room }
-                if known == position =>
-            {
-                self.rooms -= room;
-            }
-            _ => return Err(Fault::Transaction(position)),
+    fn check_room(&mut self, header: &Header) -> Result<bool, Fault> {
+        let (waiting, room) = match self.entry(header.word) {
+            Some(Entry::Waiting { room, .. }) => (true, *room),
+            Some(Entry::Abandoned { room, .. }) => (false, *room),
+            _ => return Err(Fault::Transaction(header.word)),
+        };
+        if area_bytes(header.length as usize) as u64 > room {
+            let most = room as usize + limit::INLINE_BYTES;
+            return Err(Fault::Length { length: header.length, most });
         }
+        self.rooms -= room;
+        Ok(waiting)
+    }
+
+    /// Lets go of the line of a reply.
+    #[inline]
+    fn retire(&mut self, header: &Header) {
         self.reader.advance(header);
         self.reader.publish_freed(&self.ours);
-        self.writer.answered(position);
+        self.writer.answered(header.word);
         self.unsettled = true;
-        Ok(())
     }
 
     #[inline]
@@ -613,18 +670,21 @@ impl<P: Platform> ClientEnd<P> {
         }
     }
 
-    /// (S1–S5) Sleeps until there is a reply, a notification, the connection's end, room (if it is
-    /// waited for: payload and reply area), or `deadline`. May return without cause.
-    fn sleep(&mut self, room: Option<(usize, u64)>, deadline: u64) {
+    /// (S1–S5) Sleeps until there is a reply, the connection's end, what `also` says, or `deadline`.
+    /// May return without cause.
+    fn sleep(&mut self, also: Also, deadline: u64) {
         // ORDERING: Relaxed; the futex compares it again, under its own order.
         let doorbell = self.theirs.doorbell().load(Relaxed);
-        self.sleeper.lie_down(&self.ours, room.is_some());
+        self.sleeper.lie_down(&self.ours, matches!(also, Also::Room { .. }));
         P::fence(Label::SleepFence);
         self.ringer.ring_for_room(&self.ours, &self.theirs);
         self.unsettled = false;
         let nothing = !matches!(self.reader.peek(&self.theirs), Ok(Some(_)) | Err(_))
-            && !self.acknowledger.is_pending(&self.theirs)
-            && room.is_none_or(|(length, area)| matches!(self.has_room(length, area), Ok(false)));
+            && match also {
+                Also::Nothing => true,
+                Also::Notifications => !self.acknowledger.is_pending(&self.theirs),
+                Also::Room { length, area } => matches!(self.has_room(length, area), Ok(false)),
+            };
         if nothing {
             let _published = P::waiting(&self.status);
             let words = [(self.theirs.doorbell(), doorbell), (self.status.as_ref(), 0)];
@@ -662,7 +722,7 @@ impl<P: Platform> ClientEnd<P> {
                         .map_err(|fault| self.broken(fault, Self::not_delivered(Why::Protocol)))?
                     {
                     }
-                    self.sleep(None, deadline);
+                    self.sleep(Also::Notifications, deadline);
                     spinner.exhaust();
                     if deadline != NEVER && P::now() >= deadline {
                         return Ok(self.take_notifications());

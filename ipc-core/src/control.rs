@@ -149,8 +149,8 @@ pub fn send_frame(
 /// # Errors
 /// `WouldBlock` if `mode` is [`Mode::Now`] and nothing is there; `InvalidData` if the packet is no
 /// frame, or longer or with more descriptors than a frame may have (what arrived is closed); else
-/// what Linux says, `QuotaExceeded` if descriptors were lost because this process has too many
-/// open.
+/// what Linux says. If descriptors were lost because this process has too many open, the frame comes
+/// without any.
 pub fn receive_frame(socket: impl AsFd, mode: Mode) -> io::Result<Option<Frame>> {
     let mut packet = vec![0; FRAME_BYTES_MAX];
     // Room for one descriptor more than allowed, so that too many and too few places can be told
@@ -186,11 +186,9 @@ pub fn receive_frame(socket: impl AsFd, mode: Mode) -> io::Result<Option<Frame>>
         return invalid(format!("a frame with more than {FRAME_DESCRIPTORS_MAX} descriptors"));
     }
     if received.flags.contains(ReturnFlags::CTRUNC) {
-        return Err(io::Error::new(
-            io::ErrorKind::QuotaExceeded,
-            "descriptors from the kernel were lost: this process has too many open; raise its \
-             limit (ulimit -n)",
-        ));
+        // This process has too many open: what came is of no use without the rest, and only who
+        // needs it is hurt.
+        descriptors.clear();
     }
     packet.truncate(received.bytes);
     match parse(&packet) {

@@ -122,6 +122,11 @@ impl Sleeper {
         }
     }
 
+    /// Whether it has lain down for want of room too.
+    pub(crate) const fn wants_room(&self) -> bool {
+        self.word & WANTS_ROOM != 0
+    }
+
     /// Whether it has lain down.
     #[must_use]
     pub const fn is_down(&self) -> bool {

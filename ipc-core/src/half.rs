@@ -4,7 +4,8 @@
 //! two ends of each ordering stand side by side. `Theirs` has no method that stores: its memory is
 //! mapped for reading only. What its methods answer is a claim of the peer.
 
-use crate::platform::{Area, Atomic, Body, Half, Label, Platform};
+use crate::platform::{Area, Atomic, Body, Half, Host, Label, Platform};
+use crate::segment::{OwnSegment, PeerSegment};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use rendez_protocol::message::Header;
 
@@ -49,6 +50,13 @@ impl<P: Platform> Ours<P> {
         // ORDERING(turn): Release; header and payload are visible before the turn. Pairs with
         // `Theirs::turn`.
         self.0.line(position).turn.store(turn, P::ordering(Label::TurnRelease, Release));
+    }
+
+    #[inline]
+    pub(crate) fn reset_mark(&self, position: u64, turn: u32) {
+        // Any other value than the turn: none of an earlier lap may match after the turns wrap.
+        // ORDERING: Relaxed; the turn is released after it.
+        self.0.line(position).mark.store(turn.wrapping_sub(1), Relaxed);
     }
 
     pub(crate) fn mark_withdrawn(&self, position: u64, turn: u32) {
@@ -104,6 +112,22 @@ impl<P: Platform> Ours<P> {
     pub(crate) fn set_acknowledged(&self, bits: u64) {
         // ORDERING: Relaxed; the reader's fence (AcknowledgeFence) follows.
         self.0.head().acknowledged.0.store(bits, Relaxed);
+    }
+}
+
+impl Ours<Host> {
+    /// The task's own segment of a connection.
+    #[must_use]
+    pub fn over(segment: OwnSegment) -> Self {
+        Self::new(segment.into_mapping())
+    }
+}
+
+impl Theirs<Host> {
+    /// The peer's segment of a connection.
+    #[must_use]
+    pub fn over(segment: PeerSegment) -> Self {
+        Self::new(segment.into_mapping())
     }
 }
 

@@ -97,8 +97,7 @@ impl<T: Twin> ServerEnd<Model<T>> {
         let doorbell = self.words().0.load(Ordering::Relaxed);
         self.lie_down();
         sleep_fence::<Model<T>>();
-        self.settle_asleep();
-        if !self.is_ready() {
+        if !self.wakes_at_once() {
             let (word, status) = self.words();
             Model::<T>::wait(&[(word, doorbell), (status, 0)], None);
         }

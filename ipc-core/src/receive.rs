@@ -17,6 +17,7 @@ use crate::wait::{Learner, Spinner, Step, Wait};
 use rendez_protocol::status::ConnectionState;
 use rustix::event::{Timespec, epoll};
 use slab::Slab;
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -93,7 +94,10 @@ pub struct Receiver {
     status: Option<Arc<StatusReader>>,
     kernel_word: u32,
     since_look: u32,
-    ready: Vec<u64>,
+    looks: u32,
+    turn_to_notify: usize,
+    /// Descriptors of the caller's that epoll has named and nobody was told of yet.
+    readable: VecDeque<u32>,
 }
 
 impl Receiver {
@@ -114,7 +118,9 @@ impl Receiver {
             status,
             kernel_word,
             since_look: 0,
-            ready: Vec::new(),
+            looks: 0,
+            turn_to_notify: 0,
+            readable: VecDeque::new(),
         })
     }
 
@@ -214,6 +220,12 @@ impl Receiver {
     /// What Linux says to waiting, which is a mistake of this library.
     #[inline]
     pub fn next(&mut self, out: &mut Buffer, deadline: u64) -> io::Result<Turn> {
+        if let Some(token) = self.readable.pop_front() {
+            return Ok(Turn::Descriptor(token));
+        }
+        if let Some(turn) = self.kernel_turn() {
+            return Ok(turn);
+        }
         self.since_look += 1;
         if self.since_look >= MESSAGES_PER_LOOK {
             self.since_look = 0;
@@ -222,7 +234,6 @@ impl Receiver {
             }
         }
         let mut spinner = Spinner::new(self.wait);
-        let mut looks = 0;
         loop {
             if let Some(turn) = self.poll(out) {
                 return Ok(turn);
@@ -243,8 +254,7 @@ impl Receiver {
                     if now >= deadline {
                         return Ok(Turn::Deadline);
                     }
-                    looks += 1;
-                    if let Some(turn) = self.idle_look(looks)? {
+                    if let Some(turn) = self.idle_look()? {
                         return Ok(turn);
                     }
                 }
@@ -277,7 +287,7 @@ impl Receiver {
                     ));
                 }
                 Ok(Found::Nothing | Found::NoRoom) => {
-                    place.idle += 1;
+                    place.idle = place.idle.saturating_add(1);
                     if place.idle > IDLE_LOOKS && self.polled.len() > 1 {
                         self.quieten(index);
                     }
@@ -306,8 +316,7 @@ impl Receiver {
         let end = &mut self.places[index].end;
         end.lie_down();
         sleep_fence::<Host>();
-        end.settle_asleep();
-        if end.is_ready() {
+        if end.wakes_at_once() {
             end.get_up();
             self.places[index].idle = 0;
         } else {
@@ -317,33 +326,51 @@ impl Receiver {
 
     /// What is looked at while spinning.
     #[cold]
-    fn idle_look(&mut self, looks: u32) -> io::Result<Option<Turn>> {
+    fn idle_look(&mut self) -> io::Result<Option<Turn>> {
         for &index in &self.polled {
             self.places[index].end.settle();
         }
-        if let Some(turn) = self.notified().or_else(|| self.kernel_turn()) {
+        if let Some(turn) = self.kernel_turn() {
             return Ok(Some(turn));
         }
-        if looks.is_multiple_of(LOOKS_PER_EPOLL) { self.ask_epoll(Some(0)) } else { Ok(None) }
+        self.looks = self.looks.wrapping_add(1);
+        if self.looks.is_multiple_of(LOOKS_PER_EPOLL) {
+            self.look_at_muted();
+            if let Some(turn) = self.ask_epoll(Some(0))? {
+                return Ok(Some(turn));
+            }
+        }
+        Ok(self.notified())
     }
 
     /// What is looked at now and then while messages come without a pause.
     #[cold]
     fn look_elsewhere(&mut self, deadline: u64) -> io::Result<Option<Turn>> {
-        if let Some(turn) = self.notified().or_else(|| self.kernel_turn()) {
+        if let Some(turn) = self.kernel_turn() {
             return Ok(Some(turn));
         }
         if deadline != u64::MAX && Host::now() >= deadline {
             return Ok(Some(Turn::Deadline));
         }
-        self.ask_epoll(Some(0))
+        self.look_at_muted();
+        if let Some(turn) = self.ask_epoll(Some(0))? {
+            return Ok(Some(turn));
+        }
+        Ok(self.notified())
     }
 
     /// Notification bits of a polled connection.
     fn notified(&mut self) -> Option<Turn> {
-        for &index in &self.polled {
-            let bits = self.places[index].end.take_notifications();
+        for _ in 0..self.polled.len() {
+            self.turn_to_notify = (self.turn_to_notify + 1) % self.polled.len();
+            let index = self.polled[self.turn_to_notify];
+            let place = &mut self.places[index];
+            if place.end.state() != ConnectionState::Open {
+                continue;
+            }
+            let bits = place.end.take_notifications();
             if bits != 0 {
+                place.empty_rings = 0;
                 return Some(Turn::Notified(self.key(index), bits));
             }
         }
@@ -368,8 +395,7 @@ impl Receiver {
         let polled = core::mem::take(&mut self.polled);
         for index in polled {
             let place = &mut self.places[index];
-            place.end.settle_asleep();
-            if place.end.is_ready() {
+            if place.end.wakes_at_once() {
                 place.end.get_up();
                 self.polled.push(index);
             } else {
@@ -426,18 +452,15 @@ impl Receiver {
             Err(rustix::io::Errno::INTR) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        self.ready.clear();
-        self.ready.extend(events.iter().map(|event| event.data.u64()));
-        let mut turn = None;
-        for token in core::mem::take(&mut self.ready) {
+        for event in events {
+            let token = event.data.u64();
             if token & OTHER != 0 {
-                // Level-triggered: what is not reported now is reported by the next question.
-                turn = turn.or(Some(Turn::Descriptor(token as u32)));
+                self.readable.push_back(token as u32);
             } else if self.places.contains(token as usize) {
                 self.rung(token as usize, slept);
             }
         }
-        Ok(turn)
+        Ok(self.readable.pop_front().map(Turn::Descriptor))
     }
 
     fn rung(&mut self, index: usize, slept: bool) {
@@ -445,7 +468,7 @@ impl Receiver {
         if slept {
             place.learner.woken::<Host>(place.end.rang_at());
         }
-        place.empty_rings += 1;
+        place.empty_rings = place.empty_rings.saturating_add(1);
         if place.empty_rings > EMPTY_RINGS_MAX && !place.end.is_ready() {
             if !place.muted && epoll::delete(&self.epoll, &place.doorbell).is_ok() {
                 place.muted = true;
@@ -463,6 +486,9 @@ impl Receiver {
 
     /// Takes those muted connections back that have something in them.
     fn look_at_muted(&mut self) {
+        if self.muted.is_empty() {
+            return;
+        }
         let muted = core::mem::take(&mut self.muted);
         for index in muted {
             let place = &mut self.places[index];

@@ -245,7 +245,9 @@ impl Writer {
         }
         ours.write_line(position, Header { length: payload.len() as u32, ..header }, inline);
         self.ends[position as usize & (self.lines as usize - 1)] = self.area_published;
-        ours.publish_turn(position, turn_of(position, self.lines));
+        let turn = turn_of(position, self.lines);
+        ours.reset_mark(position, turn);
+        ours.publish_turn(position, turn);
         self.published += 1;
         position
     }

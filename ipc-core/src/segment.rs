@@ -71,9 +71,8 @@ impl OwnSegment {
         Ok(Self(mapping))
     }
 
-    /// The mapping, for [`Ours::new`](crate::half::Ours::new).
-    #[must_use]
-    pub fn into_mapping(self) -> Mapping {
+    /// The mapping, for [`Ours::over`](crate::half::Ours::over) alone: invariant 4.
+    pub(crate) fn into_mapping(self) -> Mapping {
         self.0
     }
 }
@@ -91,9 +90,8 @@ impl PeerSegment {
         Ok(Self(mapping))
     }
 
-    /// The mapping, for [`Theirs::new`](crate::half::Theirs::new).
-    #[must_use]
-    pub fn into_mapping(self) -> Mapping {
+    /// The mapping, for [`Theirs::over`](crate::half::Theirs::over).
+    pub(crate) fn into_mapping(self) -> Mapping {
         self.0
     }
 }

@@ -189,43 +189,40 @@ impl<P: Platform> ServerEnd<P> {
         ConnectionState::from_word(word)
     }
 
-    /// Takes the next message, its payload into `out`.
+    /// Takes the next message, its payload into `out`. [`Found::Nothing`] also where a message was
+    /// withdrawn: there may be more behind it, which [`ServerEnd::is_ready`] says before a sleep.
     ///
     /// # Errors
     /// What the client did that no honest one does: the connection is to be closed with `protocol`.
     #[inline]
     pub fn receive(&mut self, out: &mut Buffer) -> Result<Found, Fault> {
-        loop {
-            let theirs = &self.port.theirs;
-            let Some(header) = self.reader.peek(theirs)? else { return Ok(Found::Nothing) };
-            if !self.has_reply_room(&header)? {
-                return Ok(Found::NoRoom);
-            }
-            let theirs = &self.port.theirs;
-            self.reserved += u64::from(header.room) * LINE_BYTES as u64;
-            self.reader.copy(theirs, &header, out);
-            let transaction = self.reader.position();
-            self.port.ours.set_taken(transaction + 1);
-            P::fence(Label::TakeFence);
-            let withdrawn = self.reader.is_withdrawn(theirs);
-            let state = self.state();
-            self.reader.advance(&header);
-            self.reader.publish_freed(&self.port.ours);
-            self.unsettled = true;
-            let taken = Taken {
-                transaction,
-                operation: header.code,
-                deadline: header.word,
-                room: header.room,
-            };
-            if state != ConnectionState::Open {
-                return Ok(Found::Ended(state));
-            }
-            if !withdrawn {
-                return Ok(Found::Message(taken));
-            }
-            self.port.reply(&taken, Status::WITHDRAWN, &[]);
+        let theirs = &self.port.theirs;
+        let Some(header) = self.reader.peek(theirs)? else { return Ok(Found::Nothing) };
+        if !self.has_reply_room(&header)? {
+            return Ok(Found::NoRoom);
         }
+        let theirs = &self.port.theirs;
+        self.reserved += u64::from(header.room) * LINE_BYTES as u64;
+        self.reader.copy(theirs, &header, out);
+        let transaction = self.reader.position();
+        self.port.ours.set_taken(transaction + 1);
+        P::fence(Label::TakeFence);
+        let withdrawn = self.reader.is_withdrawn(theirs);
+        let state = self.state();
+        self.reader.advance(&header);
+        self.reader.publish_freed(&self.port.ours);
+        self.unsettled = true;
+        let taken =
+            Taken { transaction, operation: header.code, deadline: header.word, room: header.room };
+        if state != ConnectionState::Open {
+            return Ok(Found::Ended(state));
+        }
+        if !withdrawn {
+            return Ok(Found::Message(taken));
+        }
+        // One at a time: a client that withdraws everything is not to hold the thread.
+        self.port.reply(&taken, Status::WITHDRAWN, &[]);
+        return Ok(Found::Nothing);
     }
 
     /// Takes the next message and dies at once, between (T4) and (T5): for models of death.
@@ -280,15 +277,30 @@ impl<P: Platform> ServerEnd<P> {
     }
 
     /// (S1) Says that this end sleeps. The caller then calls [`sleep_fence`], once for any number of
-    /// connections, then [`ServerEnd::settle_asleep`] and [`ServerEnd::is_ready`] for each, and waits
-    /// if none is.
+    /// connections, then asks [`ServerEnd::wakes_at_once`] for each, and waits if none does.
     pub fn lie_down(&mut self) {
         let wants_room = matches!(self.reader.peek(&self.port.theirs), Ok(Some(_)));
         self.sleeper.lie_down(&self.port.ours, wants_room);
     }
 
+    /// After the fence of a sleep: whether there is something to do after all. A message that came
+    /// meanwhile and has no room for its reply makes this end wait for room.
+    pub fn wakes_at_once(&mut self) -> bool {
+        self.settle_asleep();
+        if self.is_ready() {
+            return true;
+        }
+        if !self.sleeper.wants_room() && matches!(self.reader.peek(&self.port.theirs), Ok(Some(_)))
+        {
+            self.sleeper.lie_down(&self.port.ours, true);
+            P::fence(Label::SleepFence);
+            return self.is_ready();
+        }
+        false
+    }
+
     /// After the fence of a sleep: wakes a client that waits for the room we have freed.
-    pub fn settle_asleep(&mut self) {
+    fn settle_asleep(&mut self) {
         self.unsettled = false;
         self.ring_for_room();
     }

@@ -157,7 +157,7 @@ impl Spinner {
                 return Step::Sleep;
             }
             now = after;
-            self.yields += 1;
+            self.yields = self.yields.saturating_add(1);
             if self.yields < YIELDS_MIN {
                 ours.set_cpu(cpu);
                 return Step::Look(now);

@@ -7,7 +7,7 @@ use rendez_protocol::kernel::{Answer, Event};
 use rendez_protocol::{ConnectionId, TaskId};
 
 /// One end of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Side {
     /// The task that connected.
     Client,

@@ -290,7 +290,8 @@ pub enum Request {
         /// How the sender of this request is woken (ignored from a client, who said it before).
         doorbell: Doorbell,
     },
-    /// End a connection. → [`Answer::Done`]
+    /// End a connection; or, if it has ended, say that its status word is looked at no more, so that
+    /// it can be used for another. → [`Answer::Done`]
     Disconnect {
         /// Which.
         connection: ConnectionId,

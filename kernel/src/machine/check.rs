@@ -128,7 +128,7 @@ impl Machine {
         assert_eq!(free.len(), task.words.used.len(), "a status word is free twice");
         assert!(used.is_disjoint(&free), "a status word is both free and used");
         assert_eq!(
-            used.len().saturating_add(task.words.free()),
+            used.len().saturating_add(task.words.free()).saturating_add(task.lingering.len()),
             Words::ALL as usize,
             "status words of {id}"
         );

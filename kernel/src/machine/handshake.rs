@@ -140,6 +140,15 @@ impl Machine {
 
     /// Ends a connection at the wish of one of its ends.
     pub(super) fn disconnect(&mut self, who: TaskId, id: ConnectionId, why: Why) -> Reply {
+        if let Some(task) = self.tasks.get_mut(who)
+            && let Some((&end, &index)) =
+                task.lingering.range((id, Side::Client)..=(id, Side::Server)).next()
+        {
+            // It has ended already; now its status word is not looked at any more.
+            task.lingering.remove(&end);
+            task.words.put(index);
+            return Ok(Some(Answer::Done));
+        }
         let side = self.side_of(who, id)?;
         // These two are the kernel's to say.
         let why = if matches!(why, Why::Dead | Why::Revoked) { Why::Closed } else { why };
@@ -173,7 +182,12 @@ impl Machine {
             let end = connection.end(side);
             if let Some(task) = self.tasks.get_mut(end.task) {
                 task.connections.remove(&end.index);
-                task.words.put(end.index);
+                // An end that has not asked for this may go on looking at its word.
+                if connection.knows(side) && asker != Some(side) {
+                    task.lingering.insert((id, side), end.index);
+                } else {
+                    task.words.put(end.index);
+                }
             }
             if connection.knows(side) {
                 self.set_status(end.task, end.index, state_after(why) as u32);

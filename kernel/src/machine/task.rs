@@ -80,6 +80,9 @@ pub(super) struct Task {
     /// Its ends of connections, by status index.
     pub(super) connections: BTreeMap<u32, (ConnectionId, Side)>,
     pub(super) words: Words,
+    /// Connections that have ended without this task's asking, and their status words: a word is
+    /// used again only when the task has said that it knows, by a `Disconnect`.
+    pub(super) lingering: BTreeMap<(ConnectionId, Side), u32>,
     /// Capabilities with which this task is watched.
     pub(super) watchers: BTreeSet<NodeId>,
 }
@@ -121,6 +124,7 @@ impl Machine {
             waits: BTreeMap::new(),
             connections: BTreeMap::new(),
             words: Words::new(),
+            lingering: BTreeMap::new(),
             watchers: BTreeSet::new(),
         })
     }

@@ -159,6 +159,8 @@ fn revoking_spares_the_holders_own_connection() {
         world.ask(pair.client, Request::Disconnect { connection, why: Why::Closed })
     };
     assert_eq!(refused(world, own), Answer::Done);
+    // The first says that its end is known.
+    assert_eq!(refused(world, theirs), Answer::Done);
     assert_eq!(refused(world, theirs), Answer::Error(KernelError::BadConnection(theirs)));
 }
 

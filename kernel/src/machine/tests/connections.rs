@@ -147,11 +147,29 @@ fn who_disconnects_is_only_answered_and_the_other_is_told() {
         assert_eq!(world.words(), [(client, 1, 3), (server, 1, 3)]);
         assert_eq!(world.events(other), [Event::Closed { connection, why: Why::Denied }]);
         assert_eq!(world.log, [Effect::ForgetConnection(connection)]);
+        // The other end says that it knows; then nobody has anything to say any more.
+        assert_eq!(world.ask(other, disconnect(connection)), Answer::Done);
         for who in [client, server] {
             let error = world.fail(who, disconnect(connection));
             assert_eq!(error, KernelError::BadConnection(connection));
         }
     }
+}
+
+#[test]
+fn a_status_word_is_used_again_only_when_its_end_is_known() {
+    let Pair { mut world, server, client, send, .. } = pair();
+    let old = world.connected(client, send, server);
+    // The server ends it, and says no more; the client has not said that it knows.
+    assert_eq!(world.ask(server, disconnect(old)), Answer::Done);
+    let (known, unknown) = {
+        let task = world.machine.tasks.get(server).expect("alive");
+        let other = world.machine.tasks.get(client).expect("alive");
+        (task.words.used.len(), other.words.used.len())
+    };
+    assert_eq!((known, unknown), (1, 0));
+    assert_eq!(world.ask(client, disconnect(old)), Answer::Done);
+    assert_eq!(world.machine.tasks.get(client).expect("alive").words.used.len(), 1);
 }
 
 #[test]
