@@ -127,6 +127,7 @@ impl Client {
         let turn =
             Duration::from_nanos(deadline.saturating_sub(now)).min(Duration::from_secs(1 << 30));
         let mut guard = self.inner.connection.try_lock_for(turn).ok_or_else(late)?;
+        let mut pause = Duration::ZERO;
         loop {
             let connection = match &mut *guard {
                 Some(connection) => connection,
@@ -137,6 +138,10 @@ impl Client {
                     if Host::now() < deadline =>
                 {
                     *guard = None;
+                    // At once the first time; a server that takes connections and lets go of them
+                    // is not to be asked as fast as we can.
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
                 }
                 Err(Error::Send(error)) if ended(error.why()) => {
                     *guard = None;
@@ -149,12 +154,21 @@ impl Client {
 
     fn reconnect(&self, deadline: u64) -> Result<Connection, Error> {
         let Inner { task, slot, options, .. } = &*self.inner;
-        match Connection::open_until(task, *slot, options, deadline) {
-            // The server died while the connection was being made: the next attempt waits for its
-            // successor, or hears that there will be none.
-            Err(Error::Kernel(KernelError::NotCompleted(Why::Dead))) if Host::now() < deadline => {
-                self.reconnect(deadline)
+        let mut pause = Duration::ZERO;
+        let opened = loop {
+            match Connection::open_until(task, *slot, options, deadline) {
+                // The server died while the connection was being made: the next attempt waits for
+                // its successor, or hears that there will be none.
+                Err(Error::Kernel(KernelError::NotCompleted(Why::Dead)))
+                    if Host::now() < deadline =>
+                {
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
+                }
+                other => break other,
             }
+        };
+        match opened {
             Err(Error::Kernel(KernelError::Dead)) => {
                 Err(SendError::NotDelivered { why: Why::Dead }.into())
             }
@@ -168,6 +182,11 @@ impl Client {
         &self.inner.task
     }
 }
+
+/// Bounds of the pause between two attempts after the first.
+const PAUSE_MIN: Duration = Duration::from_millis(1);
+/// See [`PAUSE_MIN`].
+const PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// Whether a connection is of no more use after a send ended for `why`.
 const fn ended(why: Why) -> bool {

@@ -91,6 +91,7 @@ pub struct Connection {
     interface: Option<Interface>,
     timeout: Duration,
     buffer: Buffer,
+    reported: bool,
 }
 
 impl Connection {
@@ -153,8 +154,13 @@ impl Connection {
                     HostBell::Event(descriptors.pop_front().ok_or_else(|| missing("doorbell"))?)
                 }
             };
-            let status = HostStatus::new(task.status().clone(), task.page().clone(), status_index)
-                .ok_or_else(|| Error::Protocol(format!("a status word {status_index}")))?;
+            let status = HostStatus::new(
+                task.status().clone(),
+                task.page().clone(),
+                task.link().shared_socket(),
+                status_index,
+            )
+            .ok_or_else(|| Error::Protocol(format!("a status word {status_index}")))?;
             let (ours, theirs) = (Ours::over(own), Theirs::over(peer));
             let end = ClientEnd::new(ours, theirs, status, bell, generation, options.wait);
             Ok((end, server, interface))
@@ -168,6 +174,7 @@ impl Connection {
                 interface,
                 timeout: options.timeout,
                 buffer: Buffer::new(),
+                reported: false,
             }),
             Err(error) => {
                 task.link().tell(&Request::Disconnect { connection: id, why: Why::Closed });
@@ -294,14 +301,15 @@ impl Connection {
     pub fn cancel(&mut self, transaction: u64) -> Result<Reply<'_>, SendError> {
         match self.end.withdraw(transaction, Why::Cancelled, &mut self.buffer) {
             Ok(status) => Ok(Reply { status, payload: self.buffer.as_slice() }),
-            Err(error) => Err(error),
+            Err(error) => Err(self.report(error)),
         }
     }
 
     /// Tells the kernel of a server that broke the protocol.
     #[cold]
-    fn report(&self, error: SendError) -> SendError {
-        if self.end.fault().is_some() {
+    fn report(&mut self, error: SendError) -> SendError {
+        if self.end.fault().is_some() && !self.reported {
+            self.reported = true;
             self.task.link().tell(&Request::Disconnect { connection: self.id, why: Why::Protocol });
         }
         error
@@ -317,7 +325,7 @@ impl Connection {
     /// # Errors
     /// `NotDelivered` with the reason if the connection has ended.
     pub fn wait_notifications(&mut self, timeout: Duration) -> Result<u64, SendError> {
-        self.end.wait_notifications(deadline_after(timeout))
+        self.end.wait_notifications(deadline_after(timeout)).map_err(|error| self.report(error))
     }
 
     /// Posts notification bits to the server, which takes those that the capability allows.

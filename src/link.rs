@@ -5,24 +5,28 @@
 //! server loop of events that another thread has read.
 
 use crate::error::Error;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use parking_lot::{Condvar, Mutex};
 use rendez_ipc_core::control::{Mode, receive_frame, send_frame};
 use rendez_ipc_core::platform::{Host, Platform};
 use rendez_protocol::kernel::{Answer, Event, Request, frame};
-use rendez_protocol::{decode, encode};
+use rendez_protocol::{Why, decode, encode};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// An answer or event with the descriptors that came with it.
 pub(crate) type With<T> = (T, VecDeque<OwnedFd>);
 
 #[derive(Debug)]
 pub(crate) struct Link {
-    socket: OwnedFd,
+    socket: Arc<OwnedFd>,
     next: AtomicU64,
+    /// Whether a server loop takes the events; without one they are dropped.
+    served: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
     events_read: OwnedFd,
@@ -33,15 +37,19 @@ struct State {
     /// Questions asked, and their answers once they are there.
     asked: HashMap<u64, Option<With<Answer>>>,
     events: VecDeque<With<Event>>,
+    /// What must be let go of: it came in answers that nobody waits for any more.
+    unwanted: Vec<Request>,
     reading: bool,
     gone: bool,
 }
 
 impl Link {
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
+        raise_descriptor_limit();
         Ok(Self {
-            socket,
+            socket: Arc::new(socket),
             next: AtomicU64::new(1),
+            served: AtomicBool::new(false),
             state: Mutex::default(),
             changed: Condvar::new(),
             events_read: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
@@ -50,6 +58,22 @@ impl Link {
 
     pub(crate) fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+
+    /// The socket, for who has to know whether there still is a kernel.
+    pub(crate) fn shared_socket(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.socket)
+    }
+
+    /// Makes the caller the one that takes this task's events; false if somebody is already.
+    pub(crate) fn begin_serving(&self) -> bool {
+        // Relaxed: the flag only lets one caller through.
+        !self.served.swap(true, Ordering::Relaxed)
+    }
+
+    /// Ends what [`Link::begin_serving`] began.
+    pub(crate) fn end_serving(&self) {
+        self.served.store(false, Ordering::Relaxed);
     }
 
     /// Readable when another thread has read an event.
@@ -76,13 +100,23 @@ impl Link {
             return Err(error);
         }
         let asked_at = Host::now();
-        match self.await_answer(transaction, deadline)? {
+        let answer = self.await_answer(transaction, deadline);
+        self.let_go();
+        match answer? {
             Some((Answer::Error(error), _)) => Err(error.into()),
             Some(answer) => Ok(answer),
             None => {
                 self.tell(&Request::Cancel { transaction });
                 Err(Error::KernelSilent { ms: (Host::now() - asked_at) / 1_000_000 })
             }
+        }
+    }
+
+    /// Tells the kernel of what came in answers that nobody waited for any more.
+    fn let_go(&self) {
+        let unwanted = core::mem::take(&mut self.state.lock().unwanted);
+        for request in unwanted {
+            self.tell(&request);
         }
     }
 
@@ -231,11 +265,15 @@ impl Link {
         let descriptors = VecDeque::from(frame.descriptors);
         match frame.header.code {
             frame::ANSWER => {
-                // An answer that nobody waits for any more is dropped, its descriptors closed.
-                if let Some(place) = state.asked.get_mut(&frame.transaction) {
-                    *place = Some((decode(&frame.payload)?, descriptors));
+                let answer = decode(&frame.payload)?;
+                match state.asked.get_mut(&frame.transaction) {
+                    Some(place) => *place = Some((answer, descriptors)),
+                    // Its descriptors are closed here; what it brought is let go of.
+                    None => state.unwanted.extend(brought(answer)),
                 }
             }
+            // Relaxed: whoever begins to serve asks for events only afterwards.
+            frame::EVENT if !self.served.load(Ordering::Relaxed) => {}
             frame::EVENT => {
                 state.events.push_back((decode(&frame.payload)?, descriptors));
                 if tell_server {
@@ -245,6 +283,31 @@ impl Link {
             other => return Err(Error::Protocol(format!("a frame of unknown code {other}"))),
         }
         Ok(true)
+    }
+}
+
+/// The requests that let go of what an answer brought.
+fn brought(answer: Answer) -> Vec<Request> {
+    match answer {
+        Answer::Connecting { connection, .. } => {
+            vec![Request::Disconnect { connection, why: Why::Closed }]
+        }
+        Answer::Slot(received) => vec![Request::Delete { slot: received.slot }],
+        Answer::Task { capability, .. } => vec![Request::Delete { slot: capability.slot }],
+        Answer::Received(received) => {
+            received.into_iter().map(|one| Request::Delete { slot: one.slot }).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Raises the soft limit of open descriptors to the hard one: a server has one for each connection,
+/// and who runs out refuses clients. Where Linux does not allow it, the limit stays.
+fn raise_descriptor_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
 }
 

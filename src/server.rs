@@ -21,6 +21,8 @@ use std::time::Instant;
 const KERNEL: u32 = 0;
 const EVENTS_READ: u32 = 1;
 const OF_SERVICE: u32 = 16;
+/// Events of the kernel's that are handled before messages have their turn again.
+const EVENTS_PER_TURN: usize = 16;
 
 /// Serves endpoints of one task in one thread.
 #[derive(Debug)]
@@ -30,6 +32,8 @@ pub struct Server {
     buffer: Buffer,
     /// By the place of the connection's key.
     callers: Vec<Option<Caller>>,
+    /// Whether the service's descriptors are in the receiver.
+    registered: bool,
 }
 
 /// All of a server but what a message is read with: what its service may use meanwhile.
@@ -41,21 +45,35 @@ struct World {
 }
 
 impl Server {
-    /// A server of `task` that waits by [`Wait::Adaptive`].
+    /// A server of `task` that waits by [`Wait::Adaptive`]. A task has one at a time: it takes all
+    /// of the task's events.
     ///
     /// # Errors
-    /// What Linux says.
+    /// If the task has a server; what Linux says.
     pub fn new(task: &Task) -> Result<Self, Error> {
         let system = |error| Error::system("setting up epoll", error);
-        let receiver =
-            Receiver::new(Wait::Adaptive, Some(task.status().clone())).map_err(system)?;
-        receiver.add_descriptor(task.link().socket(), KERNEL).map_err(system)?;
-        receiver.add_descriptor(task.link().events_read(), EVENTS_READ).map_err(system)?;
+        if !task.link().begin_serving() {
+            return Err(system(std::io::Error::new(
+                std::io::ErrorKind::AlreadyExists,
+                "this task has a Server already, which takes all of its events",
+            )));
+        }
+        Self::set_up(task).map_err(|error| {
+            task.link().end_serving();
+            system(error)
+        })
+    }
+
+    fn set_up(task: &Task) -> std::io::Result<Self> {
+        let receiver = Receiver::new(Wait::Adaptive, Some(task.status().clone()))?;
+        receiver.add_descriptor(task.link().socket(), KERNEL)?;
+        receiver.add_descriptor(task.link().events_read(), EVENTS_READ)?;
         Ok(Self {
             receiver,
             world: World { task: task.clone(), keys: HashMap::new(), ports: HashMap::new() },
             buffer: Buffer::new(),
             callers: Vec::new(),
+            registered: false,
         })
     }
 
@@ -87,23 +105,33 @@ impl Server {
     /// # Errors
     /// [`Error::KernelGone`]: the system has ended, and so should this process. What Linux says.
     pub fn run(&mut self, service: &mut impl Service) -> Result<(), Error> {
-        for (place, descriptor) in (OF_SERVICE..).zip(service.descriptors()) {
-            self.receiver
-                .add_descriptor(descriptor, place)
-                .map_err(|error| Error::system("adding a service's descriptor to epoll", error))?;
-        }
         while !service.finished() {
             self.step(service)?;
         }
         Ok(())
     }
 
-    /// Waits for one thing to happen and handles it.
+    #[cold]
+    fn register(&mut self, service: &impl Service) -> Result<(), Error> {
+        self.registered = true;
+        for (place, descriptor) in (OF_SERVICE..).zip(service.descriptors()) {
+            self.receiver
+                .add_descriptor(descriptor, place)
+                .map_err(|error| Error::system("adding a service's descriptor to epoll", error))?;
+        }
+        Ok(())
+    }
+
+    /// Waits for one thing to happen and handles it. It is always the same service that a server
+    /// runs: its descriptors are asked for once.
     ///
     /// # Errors
     /// As [`Server::run`].
     #[inline]
     pub fn step(&mut self, service: &mut impl Service) -> Result<(), Error> {
+        if !self.registered {
+            self.register(service)?;
+        }
         let deadline = service.next_deadline().map_or(u64::MAX, |at| {
             let left = at.saturating_duration_since(Instant::now());
             Host::now().saturating_add(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX))
@@ -130,8 +158,8 @@ impl Server {
                     service.notified(&mut self.world, caller, bits);
                 }
             }
-            Turn::Ended(key, _) => self.forget(key, service, None),
-            Turn::Fault(key, _fault) => self.forget(key, service, Some(Why::Protocol)),
+            Turn::Ended(key, _) => self.forget(key, service, Why::Closed),
+            Turn::Fault(key, _fault) => self.forget(key, service, Why::Protocol),
             Turn::Descriptor(KERNEL | EVENTS_READ) | Turn::Kernel => self.kernel_events(service)?,
             Turn::Descriptor(token) => {
                 service.ready(&mut self.world, token.saturating_sub(OF_SERVICE) as usize);
@@ -142,12 +170,15 @@ impl Server {
     }
 
     fn kernel_events(&mut self, service: &mut impl Service) -> Result<(), Error> {
-        while let Some((event, descriptors)) = self.world.task.link().take_event()? {
+        for _ in 0..EVENTS_PER_TURN {
+            let Some((event, descriptors)) = self.world.task.link().take_event()? else {
+                return Ok(());
+            };
             match event {
                 Event::Incoming { .. } => self.incoming(event, descriptors, service),
                 Event::Closed { connection, .. } => {
                     if let Some(key) = self.world.keys.get(&connection) {
-                        self.forget(*key, service, None);
+                        self.forget(*key, service, Why::Closed);
                     }
                 }
                 Event::Watched { slot, what, .. } => service.watched(&mut self.world, slot, what),
@@ -192,7 +223,8 @@ impl Server {
         else {
             return Ok(());
         };
-        let mut next = || descriptors.pop_front().ok_or(Why::Protocol);
+        // Linux drops descriptors that this process has no room for.
+        let mut next = || descriptors.pop_front().ok_or(Why::Quota);
         let (own, peer, doorbell) = (next()?, next()?, next()?);
         let bell = match rings {
             Doorbell::Futex => HostBell::Futex,
@@ -202,8 +234,13 @@ impl Server {
         let own = OwnSegment::map(own, replies).map_err(|_| Why::Quota)?;
         let peer = PeerSegment::map(peer, requests).map_err(|_| Why::Protocol)?;
         let task = &self.world.task;
-        let status = HostStatus::new(task.status().clone(), task.page().clone(), status_index)
-            .ok_or(Why::Protocol)?;
+        let status = HostStatus::new(
+            task.status().clone(),
+            task.page().clone(),
+            task.link().shared_socket(),
+            status_index,
+        )
+        .ok_or(Why::Protocol)?;
         let mask = if rights.contains(Rights::POST) { u64::MAX } else { 0 };
         let (ours, theirs) = (Ours::over(own), Theirs::over(peer));
         let end = ServerEnd::new(ours, theirs, status, bell, mask);
@@ -228,8 +265,9 @@ impl Server {
         Ok(())
     }
 
-    /// Takes a connection out of the loop; tells the kernel `why` if it does not know.
-    fn forget(&mut self, key: Key, service: &mut impl Service, why: Option<Why>) {
+    /// Takes a connection out of the loop and tells the kernel: `why`, or, if the kernel has ended
+    /// it, that its status word is not looked at any more.
+    fn forget(&mut self, key: Key, service: &mut impl Service, why: Why) {
         if self.receiver.remove(key).is_none() {
             return;
         }
@@ -237,10 +275,19 @@ impl Server {
         let connection = caller.connection;
         self.world.keys.remove(&connection);
         self.world.ports.remove(&connection);
-        if let Some(why) = why {
-            self.world.task.link().tell(&Request::Disconnect { connection, why });
-        }
+        self.world.task.link().tell(&Request::Disconnect { connection, why });
         service.disconnected(&mut self.world, &caller);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Whoever serves next is not to find connections of which it knows nothing.
+        for connection in self.world.keys.keys() {
+            let why = Why::Closed;
+            self.world.task.link().tell(&Request::Disconnect { connection: *connection, why });
+        }
+        self.world.task.link().end_serving();
     }
 }
 

@@ -521,6 +521,26 @@ fn a_message_withdrawn_at_its_deadline_is_never_run() {
 }
 
 #[test]
+fn nobody_waits_for_a_dead_kernel() {
+    let directory = tempfile::tempdir().unwrap();
+    let system = System::start();
+    let task = system.task();
+    let endpoint = task.create_endpoint().unwrap();
+    let log = directory.path().join("log");
+    let variables = [("LOG", log.as_os_str()), ("STALLS_AT", OsStr::new("1"))];
+    let server = start(&task, "stalling", endpoint, &variables);
+    let mut connection = open(&task, endpoint.slot);
+    let sending = std::thread::spawn(move || {
+        connection.send_until(1, &7_u64.to_le_bytes(), ROOM, NEVER).map(drop)
+    });
+    eventually("its message is taken", || logged(&log).contains_key(&7).then_some(()));
+    common::signal(system.kernel, Signal::KILL);
+    let told = sending.join().unwrap();
+    assert!(matches!(told, Err(SendError::Interrupted { .. })), "{told:?}");
+    drop(server);
+}
+
+#[test]
 fn a_server_is_told_of_a_dead_client_and_serves_the_others() {
     let system = System::start();
     let task = system.task();

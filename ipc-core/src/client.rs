@@ -68,6 +68,9 @@ impl SendError {
 
 /// No deadline.
 pub const NEVER: u64 = u64::MAX;
+/// How often a sender without a deadline looks whether there still is a kernel, in ns: nobody would
+/// tell it of its server's death.
+const PATROL_NS: u64 = 1_000_000_000;
 /// How long a sender that has given up waits for a reply that the server may just be writing, in ns.
 const GRACE_NS: u64 = 1_000_000;
 
@@ -364,6 +367,9 @@ impl<P: Platform> ClientEnd<P> {
                     if P::now() >= deadline {
                         return Err(Self::not_delivered(Why::Deadline));
                     }
+                    if deadline == NEVER && P::is_orphaned(&self.status) {
+                        return Err(Self::not_delivered(Why::Closed));
+                    }
                 }
             }
             self.settle();
@@ -428,7 +434,11 @@ impl<P: Platform> ClientEnd<P> {
                 Step::Sleep => {
                     self.sleep(Also::Nothing, deadline);
                     spinner.exhaust();
-                    if deadline != NEVER && P::now() >= deadline {
+                    if deadline == NEVER {
+                        if P::is_orphaned(&self.status) {
+                            return self.ended(transaction, Why::Closed, out);
+                        }
+                    } else if P::now() >= deadline {
                         return self.withdraw(transaction, Why::Deadline, out);
                     }
                 }
@@ -688,7 +698,9 @@ impl<P: Platform> ClientEnd<P> {
         if nothing {
             let _published = P::waiting(&self.status);
             let words = [(self.theirs.doorbell(), doorbell), (self.status.as_ref(), 0)];
-            P::wait(&words, (deadline != NEVER).then_some(deadline));
+            let until =
+                if deadline == NEVER { P::now().saturating_add(PATROL_NS) } else { deadline };
+            P::wait(&words, Some(until));
             self.counts.sleeps += 1;
             self.learner.woken::<P>(self.theirs.rang_at());
         }
@@ -724,7 +736,11 @@ impl<P: Platform> ClientEnd<P> {
                     }
                     self.sleep(Also::Notifications, deadline);
                     spinner.exhaust();
-                    if deadline != NEVER && P::now() >= deadline {
+                    if deadline == NEVER {
+                        if P::is_orphaned(&self.status) {
+                            return Err(Self::not_delivered(Why::Closed));
+                        }
+                    } else if P::now() >= deadline {
                         return Ok(self.take_notifications());
                     }
                 }

@@ -222,7 +222,7 @@ impl<P: Platform> ServerEnd<P> {
         }
         // One at a time: a client that withdraws everything is not to hold the thread.
         self.port.reply(&taken, Status::WITHDRAWN, &[]);
-        return Ok(Found::Nothing);
+        Ok(Found::Nothing)
     }
 
     /// Takes the next message and dies at once, between (T4) and (T5): for models of death.

@@ -6,6 +6,7 @@ use crate::status::{PageWriter, StatusReader};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use rendez_protocol::limit::INLINE_BYTES;
 use rendez_protocol::message::Header;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::thread::futex;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -128,14 +129,26 @@ impl BellTrait<Host> for Bell {
 pub struct HostStatus {
     reader: Arc<StatusReader>,
     page: Arc<PageWriter>,
+    kernel: Arc<OwnedFd>,
     index: u32,
 }
 
 impl HostStatus {
-    /// Word `index` of the segment; `None` if there is no such word.
+    /// Word `index` of the segment; `None` if there is no such word. `kernel` is the task's kernel
+    /// socket.
     #[must_use]
-    pub fn new(reader: Arc<StatusReader>, page: Arc<PageWriter>, index: u32) -> Option<Self> {
-        (index < rendez_protocol::limit::STATUS_WORDS).then_some(Self { reader, page, index })
+    pub fn new(
+        reader: Arc<StatusReader>,
+        page: Arc<PageWriter>,
+        kernel: Arc<OwnedFd>,
+        index: u32,
+    ) -> Option<Self> {
+        (index < rendez_protocol::limit::STATUS_WORDS).then_some(Self {
+            reader,
+            page,
+            kernel,
+            index,
+        })
     }
 }
 
@@ -205,6 +218,12 @@ impl Platform for Host {
             ),
         };
         let _ = result;
+    }
+
+    fn is_orphaned(status: &HostStatus) -> bool {
+        let mut polled = [PollFd::new(&*status.kernel, PollFlags::empty())];
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut polled, Some(&now)).is_ok() && polled[0].revents().contains(PollFlags::HUP)
     }
 
     fn waiting(status: &HostStatus) -> impl Sized + '_ {

@@ -139,6 +139,11 @@ pub trait Platform: Sized + Debug + 'static {
     /// `deadline` (ns of [`Platform::now`]). May return without cause.
     fn wait(words: &[(&Self::U32, u32)], deadline: Option<u64>);
 
+    /// Whether the kernel that writes this status word is gone, so that nobody tells of deaths.
+    fn is_orphaned(_status: &Self::Status) -> bool {
+        false
+    }
+
     /// Says, for as long as the answer lives, that this thread waits on the connection of `status`.
     fn waiting(_status: &Self::Status) -> impl Sized + '_ {}
 
