@@ -347,3 +347,62 @@ impl Reader {
 pub(crate) const fn plain(code: u16, room: u16, word: u64) -> Header {
     Header { length: 0, flags: 0, code, room, word }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Buffer, Fault, Reader, Writer, plain};
+    use crate::half::{Ours, Theirs};
+    use crate::platform::Host;
+    use crate::segment::{OwnSegment, PeerSegment, SEALS};
+    use crate::status::memory_file;
+    use rendez_protocol::kernel::Shape;
+
+    const LINES: u32 = 4;
+
+    fn segment() -> (Ours<Host>, Theirs<Host>) {
+        let shape = Shape { lines: LINES, area_bytes: 4096 };
+        let file = memory_file("ring", shape.segment_bytes()).expect("a memfd");
+        let other = file.try_clone().expect("a duplicate");
+        let own = OwnSegment::map(file, shape).expect("a segment");
+        let _ = rustix::fs::fcntl_add_seals(&other, SEALS);
+        (Ours::over(own), Theirs::over(PeerSegment::map(other, shape).expect("a sealed one")))
+    }
+
+    /// Reproduces: on the lap on which turns wrap to 0, a mark that was never set looked set.
+    #[test]
+    fn turns_wrap_and_no_message_is_taken_for_withdrawn() {
+        let (ours, theirs) = segment();
+        let (mut writer, mut reader) = (Writer::new(&ours), Reader::new(&theirs));
+        let start = u64::from(u32::MAX - 1) * u64::from(LINES);
+        (writer.published, writer.freed, reader.position) = (start, start, start);
+        let mut out = Buffer::new();
+        for n in 0..4 * u64::from(LINES) {
+            // Before the first lap the lines hold turns of no neighbouring lap: only from then on
+            // does an empty look mean that there is nothing.
+            if n >= u64::from(LINES) {
+                assert_eq!(reader.peek(&theirs), Ok(None));
+            }
+            writer.publish(&ours, plain(1, 0, 0), &n.to_le_bytes());
+            let header = reader.peek(&theirs).expect("no fault").expect("a message");
+            reader.copy(&theirs, &header, &mut out);
+            assert_eq!(*out, n.to_le_bytes());
+            assert!(!reader.is_withdrawn(&theirs), "message {n}");
+            ours.mark_withdrawn(start + n, writer.turn(start + n));
+            assert!(reader.is_withdrawn(&theirs));
+            reader.advance(&header);
+            writer.set_freed(reader.position()).expect("an honest reader");
+        }
+    }
+
+    #[test]
+    fn claims_that_cannot_be_are_faults() {
+        let (ours, theirs) = segment();
+        let (mut writer, reader) = (Writer::new(&ours), Reader::new(&theirs));
+        writer.publish(&ours, plain(1, 0, 0), &[]);
+        assert_eq!(writer.set_freed(2), Err(Fault::Freed { freed: 2, published: 1 }));
+        writer.set_freed(1).expect("all of it");
+        assert_eq!(writer.set_freed(0), Err(Fault::Freed { freed: 0, published: 1 }));
+        ours.publish_turn(0, 7);
+        assert_eq!(reader.peek(&theirs), Err(Fault::Turn { found: 7, expected: 1 }));
+    }
+}
