@@ -76,7 +76,7 @@ fn receive(server: &mut ServerEnd<Host>, out: &mut Buffer) -> Taken {
 fn payloads_of_every_length_cross_both_ways_and_wrap() {
     let Pair { mut client, mut server, .. } = default_pair();
     let most = client.request_bytes_max();
-    let bytes: Vec<u8> = (0..most).map(|at| (at * 31 >> 3) as u8).collect();
+    let bytes: Vec<u8> = (0..most).map(|at| (at * 31 / 8) as u8).collect();
     let (mut request, mut reply) = (Buffer::new(), Buffer::new());
     let lengths = [0, 1, 7, 8, 39, 40, 41, 63, 64, 65, 104, 105, 1000, 4096, 5000, most - 1, most];
     for length in lengths.into_iter().cycle().take(400) {
