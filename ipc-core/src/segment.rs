@@ -5,9 +5,10 @@
 //!
 //! 1. *Mapped for life.* A [`Mapping`]'s memory stays mapped, at the same place and length, until
 //!    the value is dropped; nothing that it lends outlives it.
-//! 2. *One writer.* The kernel seals a segment `F_SEAL_FUTURE_WRITE | GROW | SHRINK | SEAL` before
-//!    a second task can map it, so its bytes are written by its owner alone and its length is fixed:
-//!    a load cannot fault. [`PeerSegment`] checks seals, size and that no page is a hole.
+//! 2. *One writer.* A segment's length is fixed from the beginning (`GROW | SHRINK`); its owner
+//!    seals it `FUTURE_WRITE | SEAL` once it is mapped and populated, and the kernel hands it to
+//!    nobody else before it has seen all four. So its bytes are written by its owner alone and a
+//!    load cannot fault. [`PeerSegment`] checks seals, size and that no page is a hole itself.
 //! 3. *No references to bytes that change.* Memory that a peer writes is seen as atomics, or is
 //!    copied out by [`copy_out`]; there is never a `&[u8]` to it.
 //! 4. *No stores to what is mapped for reading.* Only [`Ours`](crate::half::Ours) stores, and it is
@@ -19,7 +20,7 @@ use core::ptr::NonNull;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 use rendez_protocol::kernel::{SEGMENT_HEADER_BYTES, Shape};
 use rendez_protocol::limit::LINE_BYTES;
-use rustix::fs::{SealFlags, fcntl_get_seals, fstat};
+use rustix::fs::{SealFlags, fcntl_add_seals, fcntl_get_seals, fstat};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -59,7 +60,7 @@ pub struct PeerSegment(Mapping);
 
 impl OwnSegment {
     /// Maps the memfd that the kernel made for this task, populates it, keeps it out of forked
-    /// children, and closes the descriptor.
+    /// children, seals it, so that this mapping is the last that writes, and closes the descriptor.
     ///
     /// # Errors
     /// What Linux says, `InvalidInput` if `shape` is not valid, or the descriptor is of another size.
@@ -68,6 +69,8 @@ impl OwnSegment {
             Mapping::map(&descriptor, shape, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
         mapping.advise(MmapAdvise::MADV_POPULATE_WRITE)?;
         mapping.advise(MmapAdvise::MADV_DONTFORK)?;
+        // Here and not in the kernel: adding a seal can wait for whoever else has the file.
+        fcntl_add_seals(&descriptor, SEALS)?;
         Ok(Self(mapping))
     }
 
@@ -79,13 +82,15 @@ impl OwnSegment {
 
 impl PeerSegment {
     /// Checks that the peer's segment is sealed, of the right size and without holes, maps it for
-    /// reading, and closes the descriptor.
+    /// reading with every page in place, and closes the descriptor.
     ///
     /// # Errors
     /// What Linux says; `InvalidData` if the segment is not what the kernel promises.
     pub fn map(descriptor: OwnedFd, shape: Shape) -> io::Result<Self> {
         check_sealed(&descriptor, shape.segment_bytes())?;
         let mapping = Mapping::map(&descriptor, shape, ProtFlags::PROT_READ)?;
+        // What is wrong with a page is an error now, and no signal later.
+        mapping.advise(MmapAdvise::MADV_POPULATE_READ)?;
         mapping.advise(MmapAdvise::MADV_DONTFORK)?;
         Ok(Self(mapping))
     }
@@ -147,7 +152,7 @@ impl Mapping {
     }
 
     fn advise(&self, advice: MmapAdvise) -> io::Result<()> {
-        // SAFETY: invariant 1; neither advice that is given changes what the memory holds.
+        // SAFETY: invariant 1; no advice that is given changes what the memory holds.
         unsafe { madvise(self.start.cast(), self.length, advice) }?;
         Ok(())
     }
@@ -270,5 +275,24 @@ unsafe fn copy_out(from: *const u8, to: *mut u8, length: usize) {
             unsafe { target.write(byte) };
             at += 1;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{OwnSegment, PeerSegment, SEALS};
+    use crate::status::memory_file;
+    use rendez_protocol::kernel::Shape;
+
+    #[test]
+    fn the_owner_seals_what_it_has_mapped() {
+        let shape = Shape::default();
+        let file = memory_file("test", shape.segment_bytes()).unwrap();
+        assert!(PeerSegment::map(file.try_clone().unwrap(), shape).is_err(), "not sealed");
+        let own = OwnSegment::map(file.try_clone().unwrap(), shape).unwrap();
+        assert!(rustix::fs::fcntl_get_seals(&file).unwrap().contains(SEALS));
+        assert!(OwnSegment::map(file.try_clone().unwrap(), shape).is_err(), "a second writer");
+        PeerSegment::map(file, shape).unwrap();
+        drop(own);
     }
 }

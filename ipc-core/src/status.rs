@@ -18,9 +18,8 @@
 //! Invariants of this file:
 //! 1. A [`Mapping`] is `bytes` bytes, a multiple of 8, at a page's boundary, mapped until it is
 //!    dropped and never moved or shrunk.
-//! 2. The file behind it can neither shrink nor grow while it is mapped: whoever maps has added or
-//!    seen the seals. (The page's owner maps before the seal; then the kernel, its only other
-//!    holder, is who could truncate it.)
+//! 2. The file behind it can neither shrink nor grow while it is mapped: it was made so
+//!    ([`memory_file`]), and whoever maps what somebody else made has seen the seals.
 //! 3. All access goes through atomics.
 
 #![allow(unsafe_code)]
@@ -55,8 +54,11 @@ const _: () = assert!(STATUS_BYTES.is_multiple_of(4096));
 pub const SEALS: SealFlags =
     SealFlags::FUTURE_WRITE.union(SealFlags::GROW).union(SealFlags::SHRINK).union(SealFlags::SEAL);
 
-/// Makes an unnamed file of `bytes` bytes in memory that can be sealed. `name` is for people who
-/// look at a process's maps.
+/// Makes an unnamed file of `bytes` bytes in memory, whose size is sealed from the beginning and
+/// which can be sealed further. `name` is for people who look at a process's maps.
+///
+/// Whoever gets it can neither make it large, which would make its last close long, nor put memory
+/// beyond its end, which would hide a hole from those who count blocks.
 ///
 /// # Errors
 /// What Linux says, too many open descriptors for instance.
@@ -68,6 +70,7 @@ pub fn memory_file(name: &str, bytes: usize) -> io::Result<OwnedFd> {
         other => other,
     }?;
     rustix::fs::ftruncate(&file, bytes as u64)?;
+    rustix::fs::fcntl_add_seals(&file, SealFlags::GROW | SealFlags::SHRINK)?;
     Ok(file)
 }
 
@@ -111,6 +114,14 @@ impl Mapping {
             unsafe { madvise(start.as_ptr(), bytes, Advice::LinuxDontFork) }?;
         }
         Ok(mapping)
+    }
+
+    /// Has every page there before it is read: what is wrong with one is an error now, and no
+    /// signal later.
+    fn populate(&self) -> io::Result<()> {
+        let (start, advice) = (self.start.as_ptr(), Advice::LinuxPopulateRead);
+        // SAFETY: our own mapping, whole; the advice changes nothing that it holds.
+        Ok(unsafe { madvise(start, self.bytes, advice) }?)
     }
 
     /// The 32-bit word at byte `offset`.
@@ -280,7 +291,8 @@ pub struct PageWriter {
 }
 
 impl PageWriter {
-    /// Maps the page writable, populates it and closes the descriptor; then it can be sealed.
+    /// Maps the page writable, populates it, seals it, so that this mapping is the last that
+    /// writes, and closes the descriptor.
     ///
     /// # Errors
     /// `InvalidData` if it has another size; else what Linux says.
@@ -296,6 +308,8 @@ impl PageWriter {
         let mapping = Mapping::new(file.as_fd(), PAGE_BYTES, protection)?;
         // Relaxed: populates the page, so that it has no hole when it is sealed.
         mapping.long(0).store(0, Ordering::Relaxed);
+        // Here and not in the kernel: adding a seal can wait for whoever else has the file.
+        rustix::fs::fcntl_add_seals(&file, SEALS)?;
         Ok(Self { mapping, claimed: AtomicU64::new(0) })
     }
 
@@ -374,6 +388,7 @@ impl PageReader {
             ));
         }
         let mapping = Mapping::new(file.as_fd(), PAGE_BYTES, ProtFlags::READ)?;
+        mapping.populate()?;
         Ok(Self { mapping })
     }
 
@@ -468,7 +483,6 @@ mod tests {
     fn waits_are_claimed_and_taken_back() {
         let file = memory_file("test", PAGE_BYTES).unwrap();
         let writer = PageWriter::map(file.try_clone().unwrap()).unwrap();
-        rustix::fs::fcntl_add_seals(&file, SEALS).unwrap();
         let reader = PageReader::map(file).unwrap();
         let first = writer.waiting(3);
         let second = writer.waiting(4);
@@ -488,11 +502,34 @@ mod tests {
     #[test]
     fn rubbish_in_a_page_is_left_out() {
         let file = memory_file("test", PAGE_BYTES).unwrap();
-        let writer = PageWriter::map(file.try_clone().unwrap()).unwrap();
         let rubbish = [0xff; PAGE_BYTES];
         assert_eq!(rustix::io::write(&file, &rubbish), Ok(PAGE_BYTES));
-        rustix::fs::fcntl_add_seals(&file, SEALS).unwrap();
+        let writer = PageWriter::map(file.try_clone().unwrap()).unwrap();
         assert!(PageReader::map(file).unwrap().waits().is_empty());
+        drop(writer);
+    }
+
+    #[test]
+    fn a_size_stands_from_the_beginning() {
+        use rustix::fs::FallocateFlags;
+        use rustix::io::Errno;
+        let file = memory_file("test", PAGE_BYTES).unwrap();
+        let page = PAGE_BYTES as u64;
+        // Memory beyond the end would count as if there were no hole before it.
+        let forged = rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, page, page);
+        assert_eq!(forged, Err(Errno::PERM));
+        assert_eq!(rustix::fs::ftruncate(&file, 1 << 32), Err(Errno::PERM));
+        assert_eq!(rustix::fs::ftruncate(&file, 0), Err(Errno::PERM));
+        assert!(super::has_hole(std::os::fd::AsFd::as_fd(&file), PAGE_BYTES).unwrap());
+    }
+
+    #[test]
+    fn the_owner_of_a_page_is_the_last_to_map_it_for_writing() {
+        let file = memory_file("test", PAGE_BYTES).unwrap();
+        let writer = PageWriter::map(file.try_clone().unwrap()).unwrap();
+        assert!(rustix::io::write(&file, b"x").is_err());
+        assert!(PageWriter::map(file.try_clone().unwrap()).is_err());
+        PageReader::map(file).unwrap();
         drop(writer);
     }
 

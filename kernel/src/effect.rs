@@ -35,9 +35,9 @@ pub enum Attach {
     TaskPage(TaskId),
     /// The end of a created task's kernel socket that its process inherits.
     TaskSocket(TaskId),
-    /// The segment that `Side` of the connection writes, unsealed, for its owner.
+    /// The segment that `Side` of the connection writes, for its owner to map and to seal.
     OwnSegment(ConnectionId, Side),
-    /// The segment that `Side` of the connection writes, sealed and checked, for the other end.
+    /// The segment that `Side` of the connection writes, seen to be sealed, for the other end.
     SealedSegment(ConnectionId, Side),
     /// The epoll instance on which `Side` waits.
     Wait(ConnectionId, Side),
@@ -79,15 +79,15 @@ pub enum Effect {
         /// Bytes of the server's segment.
         server_bytes: usize,
     },
-    /// Seal and check the segment that `side` says it has populated, then call
-    /// `Machine::sealed`.
+    /// Check the segment that `side` says it has populated and sealed, then call
+    /// `Machine::sealed`. The shell adds no seal itself: that could wait for the segment's owner.
     Seal {
         /// Which connection.
         connection: ConnectionId,
         /// Whose segment.
         side: Side,
     },
-    /// Seal, check and map the task's page; on failure end the task.
+    /// Check that the task's page is sealed and whole, and map it; on failure end the task.
     SealPage(TaskId),
     /// Store a word in a task's status segment, add one to its word 0, wake both words' waiters.
     Status {

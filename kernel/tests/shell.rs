@@ -4,7 +4,7 @@
 //! Every receive has a time limit (`PATIENCE`), so that what hangs fails.
 
 use rendez_ipc_core::control::{Frame, Mode, receive_frame, send_frame};
-use rendez_ipc_core::segment::{OwnSegment, PeerSegment};
+use rendez_ipc_core::segment::{OwnSegment, PeerSegment, SEALS};
 use rendez_ipc_core::status::{PageWriter, StatusReader};
 use rendez_kernel::shell::{Config, run, socket_pair};
 use rendez_protocol::kernel::{
@@ -415,33 +415,44 @@ fn a_connection_is_made_with_one_of_each() {
 }
 
 #[test]
-fn an_unpopulated_segment_is_refused() {
+fn a_segment_with_a_hole_or_without_its_seals_is_refused() {
+    use rustix::fs::{FallocateFlags, SealFlags, fallocate, fcntl_add_seals};
     let mut system = System::start();
     let mut server = system.server();
     let mut client = system.visitor("client");
-    // Never written to: one hole.
-    let (connection, _, _own) = client.connect(Doorbell::Futex).unwrap();
-    let answer = client.ask(mapped(connection, Doorbell::Futex));
-    assert!(matches!(answer, Answer::Error(_)), "{answer:?}");
-    // Populated, then punched.
-    let (connection, _, own) = client.connect(Doorbell::Futex).unwrap();
     let bytes = Shape::default().segment_bytes();
-    rustix::io::write(&own, &vec![1; bytes]).unwrap();
-    let punch = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
-    rustix::fs::fallocate(&own, punch, 4096, 4096).unwrap();
-    let answer = client.ask(mapped(connection, Doorbell::Futex));
-    assert!(matches!(answer, Answer::Error(_)), "{answer:?}");
-    // Sealed by its owner, so that the kernel can add no seal.
-    let (connection, _, own) = client.connect(Doorbell::Futex).unwrap();
-    rustix::io::write(&own, &vec![1; bytes]).unwrap();
-    rustix::fs::fcntl_add_seals(&own, rustix::fs::SealFlags::SEAL).unwrap();
-    let answer = client.ask(mapped(connection, Doorbell::Futex));
-    assert!(matches!(answer, Answer::Error(_)), "{answer:?}");
-    // Truncated.
-    let (connection, _, own) = client.connect(Doorbell::Futex).unwrap();
-    rustix::fs::ftruncate(&own, 4096).unwrap();
-    let answer = client.ask(mapped(connection, Doorbell::Futex));
-    assert!(matches!(answer, Answer::Error(_)), "{answer:?}");
+    let mut refused = |what: &str, spoil: &dyn Fn(&OwnedFd)| {
+        let (connection, _, own) = client.connect(Doorbell::Futex).unwrap();
+        spoil(&own);
+        match client.ask(mapped(connection, Doorbell::Futex)) {
+            Answer::Error(KernelError::Order(text)) => assert!(text.contains(what), "{text}"),
+            other => panic!("{other:?}"),
+        }
+    };
+    let populate = |own: &OwnedFd| _ = rustix::io::write(own, &vec![1; bytes]).unwrap();
+    refused("a hole", &|own| fcntl_add_seals(own, SEALS).unwrap());
+    refused("a hole", &|own| {
+        populate(own);
+        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        fallocate(own, punch, 4096, 4096).unwrap();
+        fcntl_add_seals(own, SEALS).unwrap();
+    });
+    // Memory beyond the end would make up for a hole before it: there can be none.
+    refused("a hole", &|own| {
+        let forged = fallocate(own, FallocateFlags::KEEP_SIZE, bytes as u64, bytes as u64);
+        assert_eq!(forged, Err(rustix::io::Errno::PERM));
+        fcntl_add_seals(own, SEALS).unwrap();
+    });
+    refused("lacks the seals", &populate);
+    refused("lacks the seals", &|own| {
+        populate(own);
+        fcntl_add_seals(own, SealFlags::SEAL).unwrap();
+    });
+    // No size but the right one.
+    let (_, _, own) = client.connect(Doorbell::Futex).unwrap();
+    for size in [0, 4096, 1 << 32] {
+        assert_eq!(rustix::fs::ftruncate(&own, size), Err(rustix::io::Errno::PERM));
+    }
     // The server never heard of any of them.
     server.slot(Request::CreateEndpoint);
     assert!(server.events.is_empty());

@@ -199,7 +199,8 @@ pub struct Offer {
 /// What a task asks the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// The task page that came with [`Answer::Welcome`] is mapped and populated. → [`Answer::Done`]
+    /// The task page that came with [`Answer::Welcome`] is mapped, populated and sealed.
+    /// → [`Answer::Done`]
     PageMapped,
     /// Make an endpoint. → [`Answer::Slot`] with all rights of an endpoint.
     CreateEndpoint,
@@ -282,7 +283,8 @@ pub enum Request {
         /// How the client is woken.
         doorbell: Doorbell,
     },
-    /// An own segment is mapped writable, populated, its descriptor closed. From the client:
+    /// An own segment is mapped writable, populated, then sealed, by its owner, `FUTURE_WRITE`,
+    /// `GROW`, `SHRINK` and `SEAL`, its descriptor closed. The kernel only looks. From the client:
     /// → [`Answer::Connected`] once the server has done the same. From the server: → [`Answer::Done`].
     Mapped {
         /// Which connection.
@@ -330,7 +332,7 @@ pub enum Request {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// To [`Hello`]. Descriptors: the status segment (map for reading), the task page (map for
-    /// writing, populate, then [`Request::PageMapped`]).
+    /// writing, populate, seal, close, then [`Request::PageMapped`]).
     Welcome {
         /// Who the task is.
         task: TaskId,
@@ -371,7 +373,7 @@ pub enum Answer {
         generation: u32,
     },
     /// A connection is being made. Descriptor: the client's own segment (map for writing,
-    /// populate, close, then [`Request::Mapped`]).
+    /// populate, seal, close, then [`Request::Mapped`]).
     Connecting {
         /// Which.
         connection: ConnectionId,
@@ -401,7 +403,7 @@ pub enum Answer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     /// A client wants to connect and has mapped its segment. Descriptors: the server's own segment
-    /// (map for writing, populate, close), the client's segment (map for reading), the epoll
+    /// (map for writing, populate, seal, close), the client's segment (map for reading), the epoll
     /// instance that an [`Doorbell::Event`] server waits on, then, if `rings` is
     /// [`Doorbell::Event`], the eventfd that rings the client. The server then says
     /// [`Request::Mapped`], or [`Request::Disconnect`] to refuse.

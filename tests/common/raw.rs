@@ -14,7 +14,7 @@ use rendez::protocol::message::{Header, room_for};
 use rendez::protocol::status::ConnectionState;
 use rendez::protocol::{ConnectionId, Slot, TaskId, decode, encode};
 use rendez_ipc_core::control::{Frame, Mode, receive_frame, send_frame};
-use rendez_ipc_core::status::{PageWriter, StatusReader};
+use rendez_ipc_core::status::{PageWriter, SEALS, StatusReader};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use std::collections::VecDeque;
@@ -60,10 +60,12 @@ impl Memory {
         Self { start, length, lines: shape.lines as usize }
     }
 
-    /// A segment of one's own, populated.
+    /// A segment of one's own, populated, and sealed once it is mapped.
     pub(crate) fn own(descriptor: &OwnedFd, shape: Shape) -> Self {
         rustix::io::pwrite(descriptor, &vec![0; shape.segment_bytes()], 0).unwrap();
-        Self::map(descriptor, shape, ProtFlags::READ | ProtFlags::WRITE)
+        let own = Self::map(descriptor, shape, ProtFlags::READ | ProtFlags::WRITE);
+        rustix::fs::fcntl_add_seals(descriptor, SEALS).unwrap();
+        own
     }
 
     /// A segment of somebody else's.

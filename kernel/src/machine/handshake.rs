@@ -12,7 +12,7 @@ use rendez_protocol::status::ConnectionState;
 use rendez_protocol::{ConnectionId, TaskId, Why};
 
 impl Machine {
-    /// An end has mapped and populated its own segment.
+    /// An end has mapped, populated and sealed its own segment.
     pub(super) fn mapped(
         &mut self,
         who: TaskId,
@@ -41,7 +41,7 @@ impl Machine {
         Ok(None)
     }
 
-    /// A segment was sealed and is good, or is not.
+    /// A segment was looked at: it is sealed and whole, or is not.
     pub(super) fn seal_done(
         &mut self,
         id: ConnectionId,

@@ -36,9 +36,9 @@
 //!
 //! | phase | it waits for | next |
 //! |---|---|---|
-//! | `ClientMaps` | the client's `Mapped` | the shell seals the client's segment |
+//! | `ClientMaps` | the client's `Mapped` | the shell looks whether its segment is sealed |
 //! | `ClientSeals` | the shell | the server is told: `Incoming` |
-//! | `ServerMaps` | the server's `Mapped` | the shell seals the server's segment |
+//! | `ServerMaps` | the server's `Mapped` | the shell looks whether its segment is sealed |
 //! | `ServerSeals` | the shell | the server hears `Done`, the client `Connected` |
 //! | `Open` | | |
 //!

@@ -1,7 +1,7 @@
 //! Effects: from the machine to the world.
 
 use super::peer::{Interest, Origin, Outgoing, Peer, Sent};
-use super::segments::{self, Shared, system as refused};
+use super::segments::{Shared, system as refused};
 use super::{Shell, pair, socket_word};
 use crate::effect::{Attach, Effect};
 use crate::system;
@@ -45,12 +45,12 @@ impl Shell {
                 self.segments.make(connection, client_bytes, server_bytes);
             }
             Effect::Seal { connection, side } => {
-                let result = self.segments.seal(connection, side);
+                let result = self.segments.check(connection, side);
                 let mut effects = Vec::new();
                 self.machine.sealed(connection, side, result, &mut effects);
                 self.effects.extend(effects);
             }
-            Effect::SealPage(task) => self.seal_page(task),
+            Effect::SealPage(task) => self.map_page(task),
             Effect::Status { task, index, word } => {
                 if let Some(status) = self.peer(task).and_then(|(_, peer)| peer.status.as_mut()) {
                     status.set(index, word);
@@ -276,11 +276,10 @@ impl Shell {
         }
     }
 
-    /// A task says that its page is mapped: from now on nobody else can write it.
-    fn seal_page(&mut self, task: TaskId) {
+    /// A task says that its page is mapped and sealed: nobody else can write it.
+    fn map_page(&mut self, task: TaskId) {
         let Some((id, peer)) = self.peer(task) else { return };
         let mapped = peer.page_file.take().and_then(|file| {
-            segments::seal(&file, PAGE_BYTES).ok()?;
             // Nobody shares it: the frame that it went out with is sent, or this would not be read.
             PageReader::map(Rc::into_inner(file)?).ok()
         });

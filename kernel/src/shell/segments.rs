@@ -140,13 +140,17 @@ impl Segments {
         Ok(segment)
     }
 
-    /// Seals the segment that `side` has populated, and checks its size and that it has no hole.
-    pub(super) fn seal(&mut self, connection: ConnectionId, side: Side) -> Result<(), KernelError> {
+    /// Whether the segment that `side` has populated is sealed and whole.
+    pub(super) fn check(
+        &mut self,
+        connection: ConnectionId,
+        side: Side,
+    ) -> Result<(), KernelError> {
         let end = self.end(connection, side)?;
         let Some(segment) = &end.segment else {
-            return Err(KernelError::Order(format!("{connection} has no segment to seal yet")));
+            return Err(KernelError::Order(format!("{connection} has no segment to look at yet")));
         };
-        seal(segment, end.bytes)?;
+        check(segment, end.bytes)?;
         end.sealed = true;
         Ok(())
     }
@@ -206,12 +210,23 @@ fn make_bell() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((ring, wait))
 }
 
-/// Seals a file that its owner has mapped, so that its present mappings are the last that write,
-/// and checks that it is whole.
-pub(super) fn seal(file: &OwnedFd, bytes: usize) -> Result<(), KernelError> {
-    // The owner may have sealed it first, differently: then this fails, and so it should.
-    rustix::fs::fcntl_add_seals(file, SEALS).map_err(|error| system("sealing a segment", error))?;
+/// Whether a file's owner has sealed it, so that its present mappings are the last that write, and
+/// whether it is whole.
+///
+/// It only looks. To add a seal Linux takes the file's lock, and its owner can hold that for as
+/// long as it likes: in a `write` from memory whose page it does not provide.
+fn check(file: &OwnedFd, bytes: usize) -> Result<(), KernelError> {
     let look = |error: io::Error| system("looking at a segment", error);
+    // First the seals: once they are there, neither size nor holes change any more. What was under
+    // way under the file's lock when they were added was over by then.
+    let seals = rustix::fs::fcntl_get_seals(file).map_err(|error| look(error.into()))?;
+    if !seals.contains(SEALS) {
+        return Err(KernelError::Order(format!(
+            "the segment lacks the seals {:?}; map it, populate it, seal it, then say that it is \
+             mapped",
+            SEALS.difference(seals)
+        )));
+    }
     let found = rustix::fs::fstat(file).map_err(|error| look(error.into()))?.st_size;
     if u64::try_from(found) != Ok(bytes as u64) {
         return Err(KernelError::BadValue {
@@ -230,9 +245,10 @@ pub(super) fn seal(file: &OwnedFd, bytes: usize) -> Result<(), KernelError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Segments, Side};
+    use super::{SEALS, Segments, Side};
     use rendez_protocol::kernel::KernelError;
     use rendez_protocol::{ConnectionId, TaskId};
+    use rustix::fs::SealFlags;
     use std::rc::Rc;
 
     const CONNECTION: ConnectionId = ConnectionId { index: 1, generation: 0 };
@@ -242,12 +258,14 @@ mod tests {
         let mut segments = Segments::new(1);
         segments.make(CONNECTION, 8192, 4096);
         let own = segments.own(CONNECTION, Side::Client).unwrap();
-        assert!(matches!(segments.seal(CONNECTION, Side::Client), Err(KernelError::Order(_))));
+        rustix::fs::fcntl_add_seals(&*own, SEALS).unwrap();
+        assert!(matches!(segments.check(CONNECTION, Side::Client), Err(KernelError::Order(_))));
         assert!(segments.sealed(CONNECTION, Side::Client).is_err(), "a hole");
 
         let own_server = segments.own(CONNECTION, Side::Server).unwrap();
         rustix::io::write(&*own_server, &[1; 4096]).unwrap();
-        segments.seal(CONNECTION, Side::Server).unwrap();
+        rustix::fs::fcntl_add_seals(&*own_server, SEALS).unwrap();
+        segments.check(CONNECTION, Side::Server).unwrap();
         let sealed = segments.sealed(CONNECTION, Side::Server).unwrap();
         assert!(Rc::ptr_eq(&sealed, &own_server));
         assert_eq!(Rc::strong_count(&sealed), 2, "the table has let go");
@@ -279,15 +297,23 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_that_truncates_or_seals_first_is_refused() {
+    fn an_owner_that_does_not_seal_is_refused_and_nobody_seals_for_it() {
         let mut segments = Segments::new(1);
         segments.make(CONNECTION, 4096, 4096);
+        let refused = |segments: &mut Segments, side| {
+            let Err(KernelError::Order(text)) = segments.check(CONNECTION, side) else { panic!() };
+            assert!(text.contains("lacks the seals"), "{text}");
+        };
         let own = segments.own(CONNECTION, Side::Client).unwrap();
-        rustix::io::write(&*own, &[1; 8192]).unwrap();
-        let refused = segments.seal(CONNECTION, Side::Client);
-        assert!(matches!(refused, Err(KernelError::BadValue { value: 8192, .. })));
+        rustix::io::write(&*own, &[1; 4096]).unwrap();
+        refused(&mut segments, Side::Client);
+        // To add one could wait for the owner, for ever.
+        let seals = rustix::fs::fcntl_get_seals(&*own).unwrap();
+        assert!(!seals.intersects(SealFlags::FUTURE_WRITE | SealFlags::SEAL), "{seals:?}");
+        // Sealed in a way that cannot be completed.
         let own = segments.own(CONNECTION, Side::Server).unwrap();
-        rustix::fs::fcntl_add_seals(&*own, rustix::fs::SealFlags::SEAL).unwrap();
-        assert!(matches!(segments.seal(CONNECTION, Side::Server), Err(KernelError::System { .. })));
+        rustix::io::write(&*own, &[1; 4096]).unwrap();
+        rustix::fs::fcntl_add_seals(&*own, SealFlags::SEAL).unwrap();
+        refused(&mut segments, Side::Server);
     }
 }
