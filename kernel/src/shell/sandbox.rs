@@ -24,6 +24,9 @@ const COMMON: &[i64] = &[
     libc::SYS_mremap,
     libc::SYS_munmap,
     libc::SYS_restart_syscall,
+    // The handler of a fault puts the default in its own place and returns: without this call the
+    // fault would come again for ever.
+    libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
     libc::SYS_sched_yield,
@@ -105,6 +108,39 @@ pub(super) fn confine_closer() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::io::ErrorKind;
+    use std::os::fd::AsFd;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    /// Not a test by itself: what the next one starts in a process of its own.
+    #[test]
+    fn a_process_that_faults() {
+        let Some(how) = std::env::var_os("RENDEZ_TEST_FAULT") else { return };
+        let calls = super::filter(&[super::COMMON, super::KERNEL]).unwrap();
+        seccompiler::apply_filter_all_threads(&calls).unwrap();
+        if how == "abort" {
+            std::process::abort();
+        }
+        let own = rustix::process::getpid();
+        let own = rustix::process::pidfd_open(own, rustix::process::PidfdFlags::empty()).unwrap();
+        // As a fault does, it comes again when the handler returns.
+        for _ in 0..100 {
+            let _ = crate::system::signal(own.as_fd(), libc::SIGSEGV);
+        }
+    }
+
+    #[test]
+    fn a_confined_process_dies_of_a_fault() {
+        for (how, signal) in [("fault", libc::SIGSEGV), ("abort", libc::SIGABRT)] {
+            let status = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "shell::sandbox::tests::a_process_that_faults"])
+                .env("RENDEZ_TEST_FAULT", how)
+                .output()
+                .unwrap()
+                .status;
+            assert_eq!(status.signal(), Some(signal), "{status}");
+        }
+    }
 
     #[test]
     fn a_confined_thread_opens_no_file_and_starts_nothing() {
