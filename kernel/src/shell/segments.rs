@@ -98,12 +98,23 @@ impl Segments {
 
     /// Lets go of all that is left of a connection.
     pub(super) fn forget(&mut self, connection: ConnectionId) {
-        self.complete(connection);
+        self.settle(connection);
         self.connections.remove(&connection);
     }
 
-    /// The connection is made, as far as its client can tell: it is on nobody's account any more.
+    /// The connection is made, and its client has got what it gets: it costs no descriptor any
+    /// more. A bell that its waiter does not want, since it waits by futex, has stayed here.
     pub(super) fn complete(&mut self, connection: ConnectionId) {
+        self.settle(connection);
+        if let Some(made) = self.connections.get_mut(&connection) {
+            for end in &mut made.ends {
+                end.bell = Bell::Made { ring: None, wait: None };
+            }
+        }
+    }
+
+    /// The connection is on nobody's account any more.
+    fn settle(&mut self, connection: ConnectionId) {
         let maker = self.connections.get_mut(&connection).and_then(|made| made.maker.take());
         if let Some(maker) = maker
             && let Some(charged) = self.making.get_mut(&maker)
@@ -245,7 +256,7 @@ fn check(file: &OwnedFd, bytes: usize) -> Result<(), KernelError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{SEALS, Segments, Side};
+    use super::{Bell, SEALS, Segments, Side};
     use rendez_protocol::kernel::KernelError;
     use rendez_protocol::{ConnectionId, TaskId};
     use rustix::fs::SealFlags;
@@ -277,6 +288,22 @@ mod tests {
         assert_eq!((Rc::strong_count(&ring), Rc::strong_count(&wait)), (1, 1));
         segments.forget(CONNECTION);
         assert_eq!(Rc::strong_count(&own), 1);
+    }
+
+    #[test]
+    fn a_connection_that_is_made_costs_no_descriptor() {
+        let mut segments = Segments::new(1);
+        segments.make(CONNECTION, 4096, 4096);
+        // A server is given where it could wait before it chooses to wait by futex.
+        drop(segments.wait(CONNECTION, Side::Server).unwrap());
+        let Bell::Made { ring: Some(ring), .. } = &segments.connections[&CONNECTION].ends[1].bell
+        else {
+            panic!()
+        };
+        let ring = Rc::downgrade(ring);
+        segments.complete(CONNECTION);
+        assert_eq!(ring.strong_count(), 0);
+        assert!(segments.ring(CONNECTION, Side::Server).is_err());
     }
 
     #[test]
