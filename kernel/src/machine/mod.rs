@@ -82,7 +82,7 @@ use connection::{Connection, Wanted};
 use endpoint::Endpoint;
 use front_door::FrontDoor;
 use rendez_protocol::kernel::{Answer, Credentials, Event, Hello, KernelError, Request};
-use rendez_protocol::{ConnectionId, ObjectId, TaskId, Ticket, limit};
+use rendez_protocol::{ConnectionId, ObjectId, Slot, TaskId, Ticket, Why, limit};
 use std::collections::BTreeMap;
 use table::Table;
 use task::Task;
@@ -205,6 +205,36 @@ impl Machine {
         effects: &mut Vec<Effect>,
     ) {
         self.seal_done(connection, side, result);
+        effects.append(&mut self.effects);
+    }
+
+    /// A connection cannot be made for lack of something at `side`, which has not been told of it
+    /// or is told otherwise. The other end is told `why`. Idempotent.
+    pub fn give_up(
+        &mut self,
+        connection: ConnectionId,
+        side: Side,
+        why: Why,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.end(connection, why, Some(side));
+        effects.append(&mut self.effects);
+    }
+
+    /// The task `child` could not be made after all, and its creator was not told of `capability`:
+    /// both vanish. Idempotent.
+    pub fn never_made(
+        &mut self,
+        creator: TaskId,
+        capability: Slot,
+        child: TaskId,
+        effects: &mut Vec<Effect>,
+    ) {
+        if child != TaskId::KERNEL {
+            self.bury(child);
+        }
+        // It is there unless the creator is dead too.
+        let _ = self.delete(creator, capability);
         effects.append(&mut self.effects);
     }
 

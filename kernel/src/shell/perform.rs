@@ -3,20 +3,17 @@
 use super::peer::{Interest, Origin, Outgoing, Peer, Sent};
 use super::segments::{Shared, system as refused};
 use super::{Shell, pair, socket_word};
-use crate::effect::{Attach, Effect};
+use crate::effect::{Attach, Effect, Side};
 use crate::system;
 use rendez_ipc_core::control::FRAME_PAYLOAD_BYTES_MAX;
 use rendez_ipc_core::status::{PAGE_BYTES, PageReader, StatusWriter, memory_file, monotonic_ns};
-use rendez_protocol::kernel::{Answer, Event, KernelError, Request, TaskInfo, Waiting};
+use rendez_protocol::kernel::{Answer, Event, KernelError, TaskInfo, Waiting};
 use rendez_protocol::status::Why;
 use rendez_protocol::{ConnectionId, TaskId, encode};
 use rustix::event::epoll::{self, EventFlags};
 use rustix::io::Errno;
 use std::os::fd::AsFd;
 use std::rc::Rc;
-
-/// The transaction id of what the shell asks the machine on a task's behalf.
-const ON_BEHALF: u64 = u64::MAX;
 
 impl Shell {
     // Effects: from the machine to the world.
@@ -130,18 +127,14 @@ impl Shell {
             }
             Err(error) => {
                 self.answer(id, transaction, &Answer::Error(error), vec![]);
-                if let Answer::Task { id: child, .. } = answer {
-                    match self.peer(child) {
-                        Some((child, _)) => self.doomed.push(child),
-                        None => {
-                            let mut effects = Vec::new();
-                            self.machine.died(child, &mut effects);
-                            self.effects.extend(effects);
-                        }
-                    }
+                if let Answer::Task { id: child, capability } = answer {
+                    let mut effects = Vec::new();
+                    self.machine.never_made(to, capability.slot, child, &mut effects);
+                    self.effects.extend(effects);
                 }
+                // Who is answered with descriptors is the one that connects.
                 if let Some(connection) = attach.iter().find_map(connection_of) {
-                    self.disconnect(to, connection);
+                    self.give_up(connection, Side::Client);
                 }
             }
         }
@@ -175,7 +168,7 @@ impl Shell {
             }
             // It does not read: the one who connects is told so.
             Event::Incoming { connection, .. } if !peer.takes_incoming() => {
-                return self.disconnect(to, *connection);
+                return self.give_up(*connection, Side::Server);
             }
             _ => {}
         }
@@ -184,22 +177,18 @@ impl Shell {
                 self.post(id, Outgoing::event(event, encode(event), descriptors));
             }
             Err(_) => {
+                // Who is told of one is the one that serves.
                 if let Some(connection) = attach.iter().find_map(connection_of) {
-                    self.disconnect(to, connection);
+                    self.give_up(connection, Side::Server);
                 }
             }
         }
     }
 
-    /// Ends a connection on behalf of a task that cannot take part in it for lack of something.
-    fn disconnect(&mut self, task: TaskId, connection: ConnectionId) {
-        let request = Request::Disconnect { connection, why: Why::Quota };
+    /// Ends a connection in which one end cannot take part for lack of something.
+    fn give_up(&mut self, connection: ConnectionId, side: Side) {
         let mut effects = Vec::new();
-        self.machine.handle(task, ON_BEHALF, request, &mut effects);
-        // The task did not ask, so it is not answered.
-        effects.retain(|effect| {
-            !matches!(effect, Effect::Answer { to, transaction: ON_BEHALF, .. } if *to == task)
-        });
+        self.machine.give_up(connection, side, Why::Quota, &mut effects);
         self.effects.extend(effects);
     }
 

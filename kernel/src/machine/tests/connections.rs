@@ -306,6 +306,29 @@ fn a_client_can_give_up_while_the_server_maps() {
 }
 
 #[test]
+fn the_shell_gives_a_connection_up_whatever_its_task_waits_for() {
+    for side in [Side::Client, Side::Server] {
+        let Pair { mut world, server, client, send, .. } = pair();
+        let (connection, _) = world.connecting(client, send);
+        // A transaction id that anybody may use.
+        world.machine.handle(client, u64::MAX, mapped(connection), &mut world.log);
+        world.settle();
+        world.events(server);
+        let mut effects = Vec::new();
+        world.machine.give_up(connection, side, Why::Quota, &mut effects);
+        world.machine.check();
+        world.log.append(&mut effects);
+        let error = KernelError::NotCompleted(Why::Quota);
+        assert_eq!(world.answer_to(u64::MAX), Some(Answer::Error(error)));
+        let closed = Event::Closed { connection, why: Why::Quota };
+        let told = if side == Side::Server { vec![] } else { vec![closed] };
+        assert_eq!(world.events(server), told);
+        world.machine.give_up(connection, side, Why::Quota, &mut effects);
+        assert_eq!(effects, [], "once");
+    }
+}
+
+#[test]
 fn a_client_that_disconnects_while_it_waits_gets_both_answers() {
     let Pair { mut world, client, send, .. } = pair();
     let (connection, _) = world.connecting(client, send);

@@ -277,3 +277,15 @@ fn the_kernels_own_task_neither_dies_nor_asks() {
     assert!(world.machine.is_alive(TaskId::KERNEL));
     assert_eq!(world.log, []);
 }
+
+#[test]
+fn a_task_that_could_not_be_made_leaves_its_creator_nothing() {
+    let (mut world, first, _) = World::started();
+    let held = world.machine.tasks.get(first).unwrap().space.len();
+    let (child, slot) = world.embryo(first, vec![]);
+    world.machine.never_made(first, slot, child, &mut world.log);
+    world.machine.check();
+    assert!(!world.machine.is_alive(child));
+    assert_eq!(world.machine.tasks.get(first).unwrap().space.len(), held);
+    assert_eq!(world.fail(first, Request::Inspect { slot }), KernelError::BadSlot(slot));
+}
