@@ -790,6 +790,43 @@ fn another_user_is_refused_at_the_front_door() {
     assert!(said.contains("stranger denied"), "{said}{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Not a test by itself: what the next one starts, with a kernel socket in place of its input.
+#[test]
+fn created() {
+    let Ok(what) = std::env::var("RENDEZ_TEST_CREATED") else { return };
+    let task = Task::greet(std::io::stdin().as_fd().try_clone_to_owned().unwrap(), "").unwrap();
+    match what.as_str() {
+        "rubbish" => _ = rustix::net::send(&task.socket, b"short", SendFlags::empty()).unwrap(),
+        "long" => _ = rustix::net::send(&task.socket, &[0; 100_000], SendFlags::empty()).unwrap(),
+        _ => rustix::net::shutdown(&task.socket, rustix::net::Shutdown::Both).unwrap(),
+    }
+    // One that leaves goes on for a while, and ends as it likes.
+    std::thread::sleep(if what == "leaves" { Duration::from_millis(300) } else { PATIENCE });
+}
+
+#[test]
+fn a_created_task_that_is_given_up_is_killed_and_one_that_leaves_is_not() {
+    use std::os::unix::process::ExitStatusExt;
+    let mut system = System::start();
+    let mut first = system.first();
+    for (what, killed) in [("rubbish", Some(9)), ("long", Some(9)), ("leaves", None)] {
+        let request = Request::CreateTask { name: what.into(), give: vec![] };
+        let (answer, descriptors) = first.ask_for(request);
+        let Answer::Task { capability, .. } = answer else { panic!("{answer:?}") };
+        assert_eq!(first.ask(Request::Watch { slot: capability.slot }), Answer::Done);
+        let [inherited] = <[OwnedFd; 1]>::try_from(descriptors).unwrap();
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "created"])
+            .env("RENDEZ_TEST_CREATED", what)
+            .stdin(std::process::Stdio::from(inherited))
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        assert!(matches!(first.event().0, Event::Watched { .. }));
+        assert_eq!(child.wait().unwrap().signal(), killed, "{what}");
+    }
+}
+
 /// Not a test by itself: what the next one starts in a process of its own.
 #[test]
 fn child() {

@@ -13,7 +13,8 @@
 //! - *Closing.* No socket of a task is closed in this thread.
 //!
 //! A task is dead when its socket ends or its pidfd says so, whichever comes first. No timer
-//! decides about it.
+//! decides about it. One that was created here and that the shell gives up, for rubbish on its
+//! socket or for lack of something, is killed before anybody is told that it is dead.
 //!
 //! | file | what |
 //! |---|---|
@@ -238,7 +239,9 @@ struct Shell {
     peers_ever: u64,
     /// What the machine said is to be done, in order.
     effects: VecDeque<Effect>,
-    /// Peers to give up once the effect at hand is done.
+    /// Peers that have closed their end, to be ended once the effect at hand is done.
+    gone: Vec<u64>,
+    /// Peers to give up then.
     doomed: Vec<u64>,
     /// Peers that Linux had no room for.
     again: HashSet<u64>,
@@ -288,6 +291,7 @@ impl Shell {
             tasks: HashMap::new(),
             peers_ever: 0,
             effects: VecDeque::new(),
+            gone: Vec::new(),
             doomed: Vec::new(),
             again: HashSet::new(),
             door_paused: false,
@@ -328,16 +332,8 @@ impl Shell {
 
     /// Ends everything.
     fn stop(&mut self) {
-        let own = std::process::id();
         for (_, peer) in self.peers.drain() {
-            if peer.origin == Origin::Created
-                // A kernel in a thread of its own task's process, in tests.
-                && peer.process.is_some_and(|process| process.pid != own)
-                && let Some(pidfd) = &peer.pidfd
-            {
-                // It is dead already, or not ours to kill; its socket ends it then.
-                let _ = system::signal(pidfd.as_fd(), libc::SIGKILL);
-            }
+            kill(&peer);
             let _ = rustix::net::shutdown(&peer.socket, Shutdown::Both);
             close(&self.closers, peer.suspect, peer.socket);
         }
@@ -365,14 +361,22 @@ impl Shell {
 
     /// Has the peer end when its process does.
     fn watch_process(&mut self, id: u64, pidfd: OwnedFd) {
-        let word = pidfd_word(id);
-        match (epoll::add(&self.epoll, &pidfd, word, EventFlags::IN), self.peers.get_mut(&id)) {
-            (Ok(()), Some(peer)) => peer.pidfd = Some(pidfd),
-            _ => self.doomed.push(id),
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if epoll::add(&self.epoll, &pidfd, pidfd_word(id), EventFlags::IN).is_err() {
+            self.doomed.push(id);
         }
+        peer.pidfd = Some(pidfd);
     }
 
-    /// A peer is dead, or given up.
+    /// A peer is given up. Whoever is told that it is dead may start another in its place.
+    fn end_by_force(&mut self, id: u64) {
+        if let Some(peer) = self.peers.get(&id) {
+            kill(peer);
+        }
+        self.end(id);
+    }
+
+    /// A peer is dead, or has closed its end.
     fn end(&mut self, id: u64) {
         if let Some(task) = self.peers.get(&id).and_then(|peer| peer.task) {
             let mut effects = Vec::new();
@@ -413,10 +417,18 @@ impl Shell {
             match peer.receive(&mut buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The end of the stream (an empty packet is no frame either), a packet that is too
-                // long, descriptors, a reset.
-                Err(_) | Ok(Packet { bytes: 0, .. } | Packet { truncated: true, .. }) => {
+                // The end of the stream; an empty packet is no frame either.
+                Ok(Packet { bytes: 0, .. }) => {
                     self.end(id);
+                    break;
+                }
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    self.end(id);
+                    break;
+                }
+                // A packet that is too long, descriptors.
+                Err(_) | Ok(Packet { truncated: true, .. }) => {
+                    self.end_by_force(id);
                     break;
                 }
                 Ok(packet) => {
@@ -429,7 +441,7 @@ impl Shell {
                             let error = KernelError::Malformed(error.to_string());
                             self.answer(id, transaction, &Answer::Error(error), vec![]);
                         }
-                        Err(FrameError::Short { .. }) => self.end(id),
+                        Err(FrameError::Short { .. }) => self.end_by_force(id),
                     }
                     self.settle();
                 }
@@ -476,6 +488,19 @@ impl Shell {
                 self.end(id);
             }
         }
+    }
+}
+
+/// Kills the process of a task that was created here, if it has announced itself.
+fn kill(peer: &Peer) {
+    // The same process: a kernel in a thread of its own task, in tests.
+    let other = peer.process.is_some_and(|process| process.pid != std::process::id());
+    if peer.origin == Origin::Created
+        && other
+        && let Some(pidfd) = &peer.pidfd
+    {
+        // It is dead already, or not ours to kill; then its socket ends it.
+        let _ = system::signal(pidfd.as_fd(), libc::SIGKILL);
     }
 }
 

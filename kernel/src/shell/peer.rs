@@ -85,7 +85,9 @@ pub(super) enum Sent {
     Waits,
     /// Some waits for Linux, which has no room for anybody: try again soon.
     Again,
-    /// The task cannot be sent to any more.
+    /// The task has closed its end.
+    Gone,
+    /// The task cannot be sent to any more, though it is there.
     Broken,
 }
 
@@ -261,6 +263,7 @@ impl Peer {
                 return match error.raw_os_error() {
                     Some(libc::EAGAIN) => Sent::Waits,
                     Some(libc::ETOOMANYREFS | libc::ENOBUFS | libc::ENOMEM) => Sent::Again,
+                    Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN) => Sent::Gone,
                     _ => Sent::Broken,
                 };
             }

@@ -23,8 +23,10 @@ impl Shell {
         loop {
             if let Some(effect) = self.effects.pop_front() {
                 self.perform(effect);
-            } else if let Some(id) = self.doomed.pop() {
+            } else if let Some(id) = self.gone.pop() {
                 self.end(id);
+            } else if let Some(id) = self.doomed.pop() {
+                self.end_by_force(id);
             } else {
                 return;
             }
@@ -210,6 +212,7 @@ impl Shell {
     fn sent(&mut self, id: u64, sent: Sent) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let (interest, flags) = match sent {
+            Sent::Gone => return self.gone.push(id),
             Sent::Broken => return self.doomed.push(id),
             Sent::All => (Interest::Requests, EventFlags::IN | EventFlags::RDHUP),
             // By edges: each packet that the task reads is one, while a level would say only that
