@@ -646,6 +646,18 @@ fn clients_of_a_server_that_does_not_read_are_refused_at_a_bound() {
     server.slot(Request::CreateEndpoint);
 }
 
+#[test]
+fn silent_processes_do_not_shut_the_front_door() {
+    let mut system = System::start();
+    let silent: Vec<_> = (0..100).map(|_| knock(&system.path())).collect();
+    let mut visitor = system.visitor("visitor");
+    visitor.slot(Request::CreateEndpoint);
+    // Who came first had to go; who came last can still greet.
+    assert!(next(&silent[0]).is_none());
+    Task::greet(silent.into_iter().next_back().unwrap(), "late").unwrap();
+    system.first().slot(Request::CreateEndpoint);
+}
+
 /// A TCP socket whose last close takes as long as it lingers: there is data that nobody reads.
 fn lingering(seconds: u64) -> (OwnedFd, std::net::TcpStream) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -49,30 +49,40 @@ impl Shell {
                     self.watch_process(id, pidfd);
                 }
             }
-            // Gone already, or over its uid's limit.
+            // Gone already.
             Err(_) => close(&self.closers, suspect, socket),
         }
     }
 
     /// Who is at the other end of a socket from the front door.
-    fn meet(&self, socket: &OwnedFd) -> io::Result<(Credentials, OwnedFd)> {
+    fn meet(&mut self, socket: &OwnedFd) -> io::Result<(Credentials, OwnedFd)> {
         use nix::sys::socket::{getsockopt, sockopt};
         let who = getsockopt(socket, sockopt::PeerCredentials)?;
         let credentials =
             Credentials { pid: who.pid().cast_unsigned(), uid: who.uid(), gid: who.gid() };
-        let same_uid = |peer: &&Peer| match peer.origin {
-            Origin::FrontDoor(other) => peer.task.is_none() && other.uid == credentials.uid,
-            Origin::Created => false,
-        };
-        if self.peers.values().filter(same_uid).count() >= UNGREETED_MAX {
-            return Err(Errno::AGAIN.into());
-        }
+        self.make_room_for(credentials.uid);
         let pidfd = match getsockopt(socket, sockopt::PeerPidfd) {
             // Linux before 6.5 does not say; then the process is found by its id.
             Err(nix::errno::Errno::ENOPROTOOPT) => open_process(credentials.pid)?,
             other => other?,
         };
         Ok((credentials, pidfd))
+    }
+
+    /// Shows out whoever of a uid has been at the front door for longest without greeting, if they
+    /// are too many. To refuse the newest instead would let silent ones shut the door.
+    fn make_room_for(&mut self, uid: u32) {
+        let silent = |peer: &Peer| match peer.origin {
+            Origin::FrontDoor(other) => peer.task.is_none() && other.uid == uid,
+            Origin::Created => false,
+        };
+        let ungreeted = self.peers.iter().filter(|(_, peer)| silent(peer)).map(|(id, _)| *id);
+        // Numbers rise in the order of arrival.
+        let (count, oldest) = ungreeted
+            .fold((0_usize, u64::MAX), |(n, oldest), id| (n.saturating_add(1), oldest.min(id)));
+        if count >= UNGREETED_MAX {
+            self.end(oldest);
+        }
     }
 
     /// A process says who it is; Linux says whether it is true.

@@ -61,7 +61,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Requests of one task, and processes at the front door, that are taken in one turn.
 const PER_TURN: usize = 16;
-/// Processes of one uid that may be at the front door without having greeted.
+/// Processes of one uid that may be at the front door without having greeted. When another comes,
+/// the one that has been silent for longest is shown out.
 const UNGREETED_MAX: usize = 64;
 /// What part of the kernel's descriptors one task's connections in the making may be: their number
 /// is the number of descriptors divided by this (each takes up to five for a while).
