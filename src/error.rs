@@ -17,6 +17,17 @@ pub enum Error {
         /// What Linux said.
         cause: io::Error,
     },
+    /// Whoever waits at the front door, or whose directory it is in, is another user: no system of
+    /// this one's.
+    #[error("{path} belongs to uid {uid}, and this process to uid {own}: only a system of one's own can be used", path = .path.display())]
+    Stranger {
+        /// The front door, or the directory it is in.
+        path: PathBuf,
+        /// Whose it is.
+        uid: u32,
+        /// Whose this process is.
+        own: u32,
+    },
     /// The kernel has closed this task's socket, or is dead.
     #[error("the kernel is gone: its socket was closed")]
     KernelGone,

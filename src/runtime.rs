@@ -7,6 +7,7 @@
 //! (`default` if unset).
 
 use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Names the runtime directory.
@@ -50,6 +51,18 @@ impl Place {
         Ok(Self { directory, instance })
     }
 
+    /// The user whose the directory is, if that is another one and the directory is the one in the
+    /// temporary directory: there anybody can have made it first.
+    #[must_use]
+    pub fn stranger(&self) -> Option<u32> {
+        let own = nix::unistd::geteuid().as_raw();
+        if self.directory != temporary(own) {
+            return None;
+        }
+        let found = std::fs::symlink_metadata(&self.directory).ok()?;
+        (found.uid() != own).then_some(found.uid())
+    }
+
     /// The front door's socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
@@ -78,7 +91,11 @@ fn directory_from(variable: impl Fn(&str) -> Option<OsString>, uid: u32) -> Opti
     if uid == 0 {
         return Some("/run/rendez".into());
     }
-    Some(std::env::temp_dir().join(format!("rendez-{uid}")))
+    Some(temporary(uid))
+}
+
+fn temporary(uid: u32) -> PathBuf {
+    std::env::temp_dir().join(format!("rendez-{uid}"))
 }
 
 #[cfg(test)]

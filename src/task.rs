@@ -11,7 +11,9 @@ use rendez_protocol::kernel::{
 };
 use rendez_protocol::limit::{DEADLINE_DEFAULT_MS, LABEL_BYTES_MAX};
 use rendez_protocol::{ConnectionId, Rights, Slot, TaskId, Ticket, Version};
+use rustix::net::sockopt::socket_peercred;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::process::geteuid;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -48,7 +50,8 @@ impl Task {
     /// one, else through the front door that the environment names.
     ///
     /// # Errors
-    /// [`Error::NoSystem`] if nobody is behind the door; what the kernel says to the greeting.
+    /// [`Error::NoSystem`] if nobody is behind the door, [`Error::Stranger`] if it is another user;
+    /// what the kernel says to the greeting.
     pub fn current() -> Result<Self, Error> {
         match Self::inherited()? {
             Some(task) => Ok(task),
@@ -77,10 +80,15 @@ impl Task {
     /// # Errors
     /// As [`Task::current`].
     pub fn front_door(place: &Place) -> Result<Self, Error> {
+        if let Some(uid) = place.stranger() {
+            let own = geteuid().as_raw();
+            return Err(Error::Stranger { path: place.directory.clone(), uid, own });
+        }
         Self::front_door_at(&place.socket())
     }
 
-    /// A task through the front door that is the socket `path`.
+    /// A task through the front door that is the socket `path`. Whoever opened it must be the user
+    /// of this process, wherever it is: a kernel lets no other in either.
     ///
     /// # Errors
     /// As [`Task::current`].
@@ -92,6 +100,15 @@ impl Task {
                 .map_err(|error| Error::system("making a socket", error))?;
         let address = SocketAddrUnix::new(path).map_err(no_system)?;
         connect(&socket, &address).map_err(no_system)?;
+        // Who called listen, as Linux knows it.
+        let uid = socket_peercred(&socket)
+            .map_err(|error| Error::system("asking who is behind the front door", error))?
+            .uid
+            .as_raw();
+        let own = geteuid().as_raw();
+        if uid != own {
+            return Err(Error::Stranger { path: path.into(), uid, own });
+        }
         Self::over(socket)
     }
 

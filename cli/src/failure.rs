@@ -86,7 +86,7 @@ impl From<Error> for Failure {
         let code = match &error {
             Error::NoSystem { .. } => NO_SYSTEM,
             Error::Refused { status, .. } => code_of(*status),
-            Error::NotGiven { .. } => REFUSED,
+            Error::NotGiven { .. } | Error::Stranger { .. } => REFUSED,
             Error::Send(error) => code_of_why(error.why()),
             Error::Kernel(KernelError::NotCompleted(why)) => code_of_why(*why),
             Error::KernelGone => INTERRUPTED,
