@@ -16,7 +16,8 @@ pub(crate) const NAME_SERVER: &str = "name";
 /// The name under which a task may be given a capability to the name server that lets it register.
 const REGISTER: &str = "register";
 
-/// A registered name. It vanishes when this is dropped.
+/// A registered name. It vanishes when this is dropped and the task has no other connection to the
+/// name server, such as other names.
 #[derive(Debug)]
 pub struct Registration {
     _connection: Connection,
@@ -62,7 +63,7 @@ impl Task {
     }
 
     /// As [`Task::register_with`], through the name server whose endpoint the capability in
-    /// `name_server` names.
+    /// `name_server` names, which may take `timeout` for each step.
     ///
     /// # Errors
     /// As [`Task::register`].
@@ -72,8 +73,9 @@ impl Task {
         path: &str,
         slot: Slot,
         rights: Rights,
+        timeout: Duration,
     ) -> Result<Registration, Error> {
-        let options = Options::speaking(name::interface());
+        let options = Options { timeout, ..Options::speaking(name::interface()) };
         self.register_at(Connection::open(self, name_server, &options)?, path, slot, rights)
     }
 

@@ -12,10 +12,12 @@ use rendez_protocol::Interface;
 use rendez_signal::SignalServer;
 use rendez_supervisor::launch::FIRST_INHERITED;
 use rendez_supervisor::{Plan, Program};
+use std::cell::Cell;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Command;
+use std::rc::Rc;
 
 /// The descriptors that `up` gives the kernel, from [`FIRST_INHERITED`] on: the listening socket of
 /// the front door, the kernel's end of the supervisor's socket, the lifeline, the lock.
@@ -65,8 +67,12 @@ impl Program for Myself {
     }
 }
 
-/// Runs the supervisor. Says `ready` on standard output, for `up`, once all servers serve. The exit
-/// code: whether it was asked to stop or the kernel went first, which `up` wants to know.
+/// What the supervisor says on standard output, for `up`, once all servers serve.
+pub const READY: &str = "ready";
+
+/// Runs the supervisor. Says [`READY`] on standard output once all servers serve, or in one line why
+/// that will not be. The exit code: whether it was asked to stop or the kernel went first, which
+/// `up` wants to know.
 ///
 /// # Errors
 /// What the kernel says.
@@ -74,15 +80,26 @@ pub fn supervisor(served: Served) -> Result<u8, Failure> {
     let executable = std::env::current_exe()
         .map_err(|error| Failure::system("finding this executable", error))?;
     let plan = Plan { program: Myself { executable, served } };
-    let ended = rendez_supervisor::run(plan, || {
-        let mut out = std::io::stdout();
-        let _ = writeln!(out, "ready").and_then(|()| out.flush());
+    let said = Rc::new(Cell::new(false));
+    let ready = Rc::clone(&said);
+    let ended = rendez_supervisor::run(plan, move || {
+        ready.set(true);
+        say(READY);
     });
     match ended {
         Ok(()) => Ok(0),
-        Err(Error::KernelGone) => Ok(INTERRUPTED),
-        Err(error) => Err(error.into()),
+        Err(rendez_supervisor::Error::Rendez(Error::KernelGone)) => Ok(INTERRUPTED),
+        Err(error) if said.get() => Err(Failure::new(FAILED, error.to_string())),
+        Err(error) => {
+            say(&error.to_string().replace('\n', " "));
+            Ok(FAILED)
+        }
     }
+}
+
+fn say(line: &str) {
+    let mut out = std::io::stdout();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
 /// Runs the server called `name`.

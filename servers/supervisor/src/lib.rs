@@ -9,4 +9,4 @@
 pub mod launch;
 mod server;
 
-pub use server::{Plan, Program, Supervisor, run};
+pub use server::{Error, Plan, Program, Supervisor, run};

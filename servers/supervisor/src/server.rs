@@ -1,12 +1,15 @@
 //! The supervisor's logic.
 
 use crate::launch::spawn_task;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rendez::protocol::kernel::{Fate, Give, Received};
 use rendez::protocol::{Rights, Slot, Status, TaskId, decode, encode, supervisor};
 use rendez::service::{Context, Message, Refusal, Reply, ReplyRight, Service};
-use rendez::{Error, Registration, Server, Task};
+use rendez::{Registration, Server, Task};
 use rendez_protocol::supervisor::{operation, status};
-use std::process::{Child, Command, ExitStatus};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// How a server's process is started.
@@ -22,6 +25,22 @@ pub struct Plan<P> {
     pub program: P,
 }
 
+/// Why the supervisor could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A server ended before the system was ready.
+    #[error("the {name} server ended before the system was ready: {how}")]
+    Ended {
+        /// Which.
+        name: &'static str,
+        /// How, for people.
+        how: String,
+    },
+    /// What the kernel or Linux said.
+    #[error(transparent)]
+    Rendez(#[from] rendez::Error),
+}
+
 /// A server that the supervisor starts.
 struct Entry {
     name: &'static str,
@@ -29,13 +48,15 @@ struct Entry {
     path: &'static str,
     /// Its endpoint, with all rights.
     endpoint: Received,
-    task: Option<Running>,
+    /// From its start until its end has been seen.
+    running: Option<Running>,
+    /// It has been killed to be started again.
+    restarting: bool,
     starts: u32,
     last_end: String,
     /// Who waits for it to serve.
     waiting: Vec<(ReplyRight, Instant)>,
     serving: bool,
-    registration: Option<Registration>,
 }
 
 struct Running {
@@ -44,14 +65,29 @@ struct Running {
     child: Child,
 }
 
+/// A registration that failed is tried again.
+struct Again {
+    at: Instant,
+    /// How long to wait if it fails once more.
+    then: Duration,
+    /// Why it failed, for people.
+    error: String,
+}
+
 /// The supervisor as a service.
 pub struct Supervisor<P> {
     task: Task,
     plan: Plan<P>,
     entries: Vec<Entry>,
     own: Received,
-    own_name: Option<Registration>,
+    /// All names of the system, or none.
+    registrations: Vec<Registration>,
+    /// What is to be done about a registration that failed.
+    again: Option<Again>,
+    /// Tells of the ends of processes.
+    ends: SignalFd,
     stopping: bool,
+    failed: Option<Error>,
     on_ready: Option<Box<dyn FnOnce()>>,
 }
 
@@ -65,6 +101,12 @@ impl<P> std::fmt::Debug for Supervisor<P> {
 const SERVERS: [(&str, &str); 3] = [("name", "/name"), ("file", "/file"), ("signal", "/signal")];
 /// How long a server may take from its start until it serves, before who asked is told.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the name server may take for one step of a registration. Nobody else is heard meanwhile.
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How soon to try again after a registration has failed; then twice as long each time...
+const AGAIN_FIRST: Duration = Duration::from_millis(100);
+/// ...up to this.
+const AGAIN_MAX: Duration = Duration::from_secs(5);
 /// What a client of a server can be given.
 const CLIENT: Rights = Rights::SEND
     .union(Rights::MINT)
@@ -76,19 +118,34 @@ const CLIENT: Rights = Rights::SEND
 /// called once all servers serve.
 ///
 /// # Errors
-/// What the kernel says; [`Error::KernelGone`] when the system ends.
+/// [`Error::Ended`] if a server ends before all serve; else what the kernel says, which is
+/// [`KernelGone`](rendez::Error::KernelGone) when the system ends.
 pub fn run<P: Program>(plan: Plan<P>, on_ready: impl FnOnce() + 'static) -> Result<(), Error> {
-    let task = Task::inherited()?
-        .ok_or_else(|| Error::NotGiven { name: "kernel socket".into(), given: Vec::new() })?;
+    let task = Task::inherited()?.ok_or_else(|| rendez::Error::NotGiven {
+        name: "kernel socket".into(),
+        given: Vec::new(),
+    })?;
+    // Started processes unblock it again.
+    let mut ends = SigSet::empty();
+    ends.add(Signal::SIGCHLD);
+    let ends = ends
+        .thread_block()
+        .and_then(|()| SignalFd::with_flags(&ends, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK))
+        .map_err(|error| rendez::Error::system("making a signalfd", error))?;
     let mut server = Server::new(&task)?;
-    let mut supervisor = Supervisor::start(task, plan, &server)?;
-    supervisor.on_ready = Some(Box::new(on_ready));
-    supervisor.tell_if_ready();
-    server.run(&mut supervisor)
+    let mut supervisor = Supervisor::start(task, plan, &server, ends, Box::new(on_ready))?;
+    server.run(&mut supervisor)?;
+    supervisor.failed.map_or(Ok(()), Err)
 }
 
 impl<P: Program> Supervisor<P> {
-    fn start(task: Task, plan: Plan<P>, server: &Server) -> Result<Self, Error> {
+    fn start(
+        task: Task,
+        plan: Plan<P>,
+        server: &Server,
+        ends: SignalFd,
+        on_ready: Box<dyn FnOnce()>,
+    ) -> Result<Self, rendez::Error> {
         let own = task.create_endpoint()?;
         server.serve(own.slot, Some(supervisor::interface()))?;
         let mut entries = Vec::new();
@@ -99,21 +156,30 @@ impl<P: Program> Supervisor<P> {
                 name,
                 path,
                 endpoint,
-                task: None,
+                running: None,
+                restarting: false,
                 starts: 0,
                 last_end: String::new(),
                 waiting: Vec::new(),
                 serving: false,
-                registration: None,
             });
         }
-        let mut this =
-            Self { task, plan, entries, own, own_name: None, stopping: false, on_ready: None };
+        let mut this = Self {
+            task,
+            plan,
+            entries,
+            own,
+            registrations: Vec::new(),
+            again: None,
+            ends,
+            stopping: false,
+            failed: None,
+            on_ready: Some(on_ready),
+        };
+        this.open_the_door()?;
         for place in 0..this.entries.len() {
             this.launch(place)?;
         }
-        this.register()?;
-        this.open_the_door()?;
         Ok(this)
     }
 
@@ -123,7 +189,7 @@ impl<P: Program> Supervisor<P> {
     }
 
     /// Starts a server's process as a new task.
-    fn launch(&mut self, place: usize) -> Result<(), Error> {
+    fn launch(&mut self, place: usize) -> Result<(), rendez::Error> {
         let names = self.names();
         let entry = &self.entries[place];
         let mut give = vec![Give {
@@ -141,38 +207,67 @@ impl<P: Program> Supervisor<P> {
             });
         }
         let (capability, id, socket) = self.task.create_task(entry.name, give)?;
-        self.task.watch(capability.slot)?;
-        let command = self.plan.program.command(entry.name);
-        let child = spawn_task(command, socket, true)
-            .map_err(|error| Error::system(format!("starting the {} server", entry.name), error))?;
+        let started = self.task.watch(capability.slot).and_then(|()| {
+            let mut command = self.plan.program.command(entry.name);
+            // What the supervisor says on its own is not for others to say.
+            command.stdout(Stdio::null());
+            spawn_task(command, socket, true).map_err(|error| {
+                rendez::Error::system(format!("starting the {} server", entry.name), error)
+            })
+        });
+        let child = match started {
+            Ok(child) => child,
+            Err(error) => {
+                let _ = self.task.delete(capability.slot);
+                return Err(error);
+            }
+        };
         let entry = &mut self.entries[place];
-        entry.task = Some(Running { capability, id, child });
+        entry.running = Some(Running { capability, id, child });
         entry.starts += 1;
         Ok(())
     }
 
-    /// Registers all servers with the name server, after it has started.
-    fn register(&mut self) -> Result<(), Error> {
+    /// Registers all servers with the name server, which serves. If that fails it is tried again
+    /// later.
+    fn register(&mut self, patience: Duration) {
+        self.forget_registrations();
+        if let Err(error) = self.try_register() {
+            // Names go with their task's last connection: one that was registered after all, when
+            // nobody waited for it any more, would stand in its own way.
+            self.forget_registrations();
+            self.again = Some(Again {
+                at: Instant::now() + patience,
+                then: (patience * 2).min(AGAIN_MAX),
+                error: error.to_string(),
+            });
+        }
+        self.tell_if_ready();
+    }
+
+    fn try_register(&mut self) -> Result<(), rendez::Error> {
         let names = self.names();
-        let register = |path: &str, slot: Slot, rights: Rights| {
-            self.task.register_through(names, path, slot, rights)
+        let register = |path, slot, rights| {
+            self.task.register_through(names, path, slot, rights, REGISTER_TIMEOUT)
         };
         let server_half = Rights::READ | Rights::WRITE | Rights::REGISTER;
-        let mut registrations = Vec::new();
+        let mut made = Vec::new();
         for entry in &self.entries {
-            let rights = CLIENT | server_half;
-            registrations.push(register(entry.path, entry.endpoint.slot, rights)?);
+            made.push(register(entry.path, entry.endpoint.slot, CLIENT | server_half)?);
         }
-        self.own_name =
-            Some(register("/supervisor", self.own.slot, CLIENT | Rights::READ | Rights::MANAGE)?);
-        for (entry, registration) in self.entries.iter_mut().zip(registrations) {
-            entry.registration = Some(registration);
-        }
+        let rights = CLIENT | Rights::READ | Rights::MANAGE;
+        made.push(register("/supervisor", self.own.slot, rights)?);
+        self.registrations = made;
         Ok(())
     }
 
+    fn forget_registrations(&mut self) {
+        self.again = None;
+        self.registrations.clear();
+    }
+
     /// Says what processes of the system's own user are given at the front door.
-    fn open_the_door(&self) -> Result<(), Error> {
+    fn open_the_door(&self) -> Result<(), rendez::Error> {
         let kernel = self.task.given_as("kernel")?.slot;
         let give = |name: &str, slot, rights| Give { name: name.into(), slot, rights, badge: None };
         let use_names = CLIENT | Rights::READ | Rights::WRITE;
@@ -188,7 +283,8 @@ impl<P: Program> Supervisor<P> {
     }
 
     fn tell_if_ready(&mut self) {
-        if self.entries.iter().all(|entry| entry.serving)
+        if !self.registrations.is_empty()
+            && self.entries.iter().all(|entry| entry.serving)
             && let Some(tell) = self.on_ready.take()
         {
             tell();
@@ -206,33 +302,72 @@ impl<P: Program> Supervisor<P> {
     }
 
     fn list(&self) -> Vec<supervisor::Server> {
-        self.entries
+        let mut all: Vec<_> = self
+            .entries
             .iter()
             .map(|entry| supervisor::Server {
                 name: entry.name.into(),
-                task: entry.task.as_ref().map(|running| running.id),
-                pid: entry.task.as_ref().map(|running| running.child.id()),
+                task: entry.running.as_ref().map(|running| running.id),
+                pid: entry.running.as_ref().map(|running| running.child.id()),
                 starts: entry.starts,
                 last_end: entry.last_end.clone(),
             })
-            .collect()
+            .collect();
+        if let Some(again) = &self.again {
+            all[0].last_end = format!("names are not registered yet: {}", again.error);
+        }
+        all
     }
 
-    /// Ends a server's process if it lives, and starts another.
-    fn restart(&mut self, place: usize) -> Result<(), Refusal> {
-        self.end(place);
-        self.launch(place).map_err(|error| Refusal::new(status::NOT_STARTED, error.to_string()))
-    }
-
-    /// Ends a server's process, notes how it ended, and lets go of its task.
-    fn end(&mut self, place: usize) {
+    /// Has a server's process end, if it lives, and another be started.
+    fn restart(&mut self, place: usize) {
         let entry = &mut self.entries[place];
-        let Some(Running { capability, mut child, .. }) = entry.task.take() else { return };
-        // Either it is dead already, or it is killed here: neither wait is long.
-        let _ = child.kill();
-        entry.last_end = child.wait().map_or_else(|error| error.to_string(), describe);
+        match &mut entry.running {
+            Some(running) => {
+                entry.restarting = true;
+                entry.serving = false;
+                let _ = running.child.kill();
+                self.reap(place);
+            }
+            None => self.launch_again(place),
+        }
+    }
+
+    fn launch_again(&mut self, place: usize) {
+        if let Err(error) = self.launch(place) {
+            self.refuse_waiting(place, &error.to_string());
+        }
+    }
+
+    /// If a server's process has ended, notes how, lets go of its task, and starts the next if that
+    /// is what it was ended for. Never waits: Linux may take its time to end a process.
+    fn reap(&mut self, place: usize) {
+        let entry = &mut self.entries[place];
+        let Some(running) = &mut entry.running else { return };
+        let end = match running.child.try_wait() {
+            Ok(None) => return,
+            Ok(Some(status)) => describe(status),
+            Err(error) => error.to_string(),
+        };
+        let _ = self.task.delete(running.capability.slot);
+        entry.running = None;
         entry.serving = false;
-        let _ = self.task.delete(capability.slot);
+        entry.last_end.clone_from(&end);
+        if std::mem::take(&mut entry.restarting) {
+            self.launch_again(place);
+            return;
+        }
+        let name = entry.name;
+        self.refuse_waiting(place, &format!("the {name} server ended before it served: {end}"));
+        if self.on_ready.is_some() {
+            self.failed.get_or_insert(Error::Ended { name, how: end });
+        }
+    }
+
+    fn refuse_waiting(&mut self, place: usize, text: &str) {
+        for (reply, _) in self.entries[place].waiting.drain(..) {
+            reply.refuse(&Refusal::new(status::NOT_STARTED, text));
+        }
     }
 }
 
@@ -240,7 +375,7 @@ fn describe(end: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     match (end.code(), end.signal()) {
         (Some(code), _) => format!("exited with {code}"),
-        (None, Some(number)) => match nix::sys::signal::Signal::try_from(number) {
+        (None, Some(number)) => match Signal::try_from(number) {
             Ok(signal) => format!("killed by {signal}"),
             Err(_) => format!("killed by signal {number}"),
         },
@@ -256,15 +391,13 @@ impl<P: Program> Service for Supervisor<P> {
                 reply.result(require(Rights::READ).map(|()| encode(&self.list())));
             }
             operation::RESTART => {
-                let asked = require(Rights::MANAGE).and_then(|()| {
-                    let place = self.place(decode(message.payload)?)?;
-                    self.restart(place)?;
-                    Ok(place)
-                });
+                let asked =
+                    require(Rights::MANAGE).and_then(|()| self.place(decode(message.payload)?));
                 match asked {
                     Ok(place) => {
                         let late = Instant::now() + START_TIMEOUT;
                         self.entries[place].waiting.push((reply.keep(), late));
+                        self.restart(place);
                     }
                     Err(refusal) => reply.refuse(&refusal),
                 }
@@ -283,10 +416,14 @@ impl<P: Program> Service for Supervisor<P> {
 
     fn watched(&mut self, _context: &mut dyn Context, slot: Slot, what: Fate) {
         if let Some(place) = self.entries.iter().position(|entry| {
-            entry.task.as_ref().is_some_and(|running| running.capability.slot == slot)
+            entry.running.as_ref().is_some_and(|running| running.capability.slot == slot)
         }) {
-            if matches!(what, Fate::Died { .. } | Fate::Gone) {
-                self.end(place);
+            // Without a kernel socket it can serve nobody, even if its process lives on.
+            if matches!(what, Fate::Died { .. } | Fate::Gone)
+                && let Some(running) = &mut self.entries[place].running
+            {
+                let _ = running.child.kill();
+                self.reap(place);
             }
             return;
         }
@@ -294,32 +431,50 @@ impl<P: Program> Service for Supervisor<P> {
             return;
         };
         match what {
+            // Of the one that is to be no more.
+            Fate::Restarted { .. } if self.entries[place].restarting => {}
             Fate::Restarted { .. } => {
                 self.entries[place].serving = true;
+                if place == 0 {
+                    // A new name server knows nobody.
+                    self.register(AGAIN_FIRST);
+                }
                 for (reply, _) in self.entries[place].waiting.drain(..) {
                     reply.ok(&[]);
                 }
-                if place == 0 && self.own_name.is_some() {
-                    // A new name server knows nobody.
-                    self.own_name = None;
-                    for entry in &mut self.entries {
-                        entry.registration = None;
-                    }
-                    if let Err(error) = self.register() {
-                        self.entries[0].last_end = format!("registering again failed: {error}");
-                    }
-                }
                 self.tell_if_ready();
             }
-            Fate::Died { .. } | Fate::Gone => self.entries[place].serving = false,
+            Fate::Died { .. } | Fate::Gone => {
+                self.entries[place].serving = false;
+                if place == 0 {
+                    self.forget_registrations();
+                }
+            }
+        }
+    }
+
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        vec![self.ends.as_fd()]
+    }
+
+    fn ready(&mut self, _context: &mut dyn Context, _descriptor: usize) {
+        while let Ok(Some(_)) = self.ends.read_signal() {}
+        for place in 0..self.entries.len() {
+            self.reap(place);
         }
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.entries.iter().flat_map(|entry| entry.waiting.iter().map(|(_, at)| *at)).min()
+        let waiting = self.entries.iter().flat_map(|entry| entry.waiting.iter().map(|(_, at)| *at));
+        waiting.chain(self.again.as_ref().map(|again| again.at)).min()
     }
 
     fn expired(&mut self, _context: &mut dyn Context, now: Instant) {
+        if let Some(Again { at, then, .. }) = self.again
+            && at <= now
+        {
+            self.register(then);
+        }
         for entry in &mut self.entries {
             let (late, waiting) =
                 entry.waiting.drain(..).partition::<Vec<_>, _>(|(_, deadline)| *deadline <= now);
@@ -333,6 +488,6 @@ impl<P: Program> Service for Supervisor<P> {
     }
 
     fn finished(&self) -> bool {
-        self.stopping
+        self.stopping || self.failed.is_some()
     }
 }
