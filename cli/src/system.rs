@@ -11,33 +11,57 @@
 
 use crate::arguments::Served;
 use crate::failure::{FAILED, Failure, INTERRUPTED, RUNNING};
+use crate::parts::READY;
 use nix::fcntl::{Flock, FlockArg};
 use rendez::runtime::Place;
 use rendez_protocol::kernel::SOCKET_VARIABLE;
 use rendez_supervisor::launch::{spawn, spawn_task};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with, socketpair,
 };
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{BufRead, BufReader};
-use std::os::fd::OwnedFd;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Connections that may wait at the front door.
 const BACKLOG: i32 = 128;
 
+/// How long a process that is to stop may take, before it is killed; and then, before it is left to
+/// Linux.
+const FAREWELL: Duration = Duration::from_secs(5);
+
 /// A running system. Dropping it stops it.
 #[derive(Debug)]
 pub struct System {
-    place: Place,
     kernel: Child,
     supervisor: Child,
     /// The kernel stops when this is closed.
     lifeline: Option<OwnedFd>,
-    ready: Option<BufReader<std::process::ChildStdout>>,
-    lock: Option<Flock<File>>,
+    ready: ChildStdout,
+    /// What the supervisor has said up to now.
+    said: Vec<u8>,
+    _files: Files,
+}
+
+/// What a system has in the runtime directory, removed when this is dropped.
+#[derive(Debug)]
+struct Files {
+    place: Place,
+    _lock: Flock<File>,
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(self.place.socket());
+        // The lock's file goes while it is still locked, so that nobody's fresh one is removed.
+        let _ = std::fs::remove_file(self.place.lock());
+    }
 }
 
 /// How a system came to its end.
@@ -72,18 +96,19 @@ impl System {
         }
         make_directory(&place.directory)?;
         let lock = take_lock(place)?;
+        let kept =
+            lock.try_clone().map_err(|error| Failure::system("duplicating the lock", error))?;
+        let files = Files { place: place.clone(), _lock: lock };
         let listener = open_front_door(&place.socket())?;
         let (kernel_end, supervisor_end) = rendez_kernel::shell::socket_pair()
             .map_err(|error| Failure::system("making a socket pair", error))?;
         let (lifeline, kernel_lifeline) = pair()?;
-        let kept =
-            lock.try_clone().map_err(|error| Failure::system("duplicating the lock", error))?;
 
         let mut command = Command::new(executable);
         command.arg("part-kernel").stdin(Stdio::null()).current_dir("/");
         command.env_remove(SOCKET_VARIABLE);
         let inherited = vec![listener, kernel_end, kernel_lifeline, kept.into()];
-        let kernel = spawn(command, inherited, true)
+        let mut kernel = spawn(command, inherited, true)
             .map_err(|error| Failure::system("starting the kernel", error))?;
 
         let mut command = Command::new(executable);
@@ -91,44 +116,87 @@ impl System {
         if let Some(directory) = &served.dir {
             command.arg("--dir").arg(directory);
         }
-        let mut supervisor = match spawn_task(command, supervisor_end, true) {
-            Ok(supervisor) => supervisor,
+        let started = spawn_task(command, supervisor_end, true).and_then(|mut supervisor| {
+            let ready = supervisor.stdout.take().ok_or(std::io::ErrorKind::BrokenPipe)?;
+            Ok((supervisor, ready))
+        });
+        match started {
+            Ok((supervisor, ready)) => Ok(Self {
+                kernel,
+                supervisor,
+                lifeline: Some(lifeline),
+                ready,
+                said: Vec::new(),
+                _files: files,
+            }),
             Err(error) => {
-                let mut kernel = kernel;
-                let _ = kernel.kill().and_then(|()| kernel.wait());
-                return Err(Failure::system("starting the supervisor", error));
+                kill(&mut kernel);
+                Err(Failure::system("starting the supervisor", error))
             }
-        };
-        let ready = supervisor.stdout.take().map(BufReader::new);
-        Ok(Self {
-            place: place.clone(),
-            kernel,
-            supervisor,
-            lifeline: Some(lifeline),
-            ready,
-            lock: Some(lock),
-        })
+        }
     }
 
     /// Waits until all servers serve.
     ///
     /// # Errors
-    /// If the supervisor ends before.
+    /// As [`System::wait_ready_or`].
     pub fn wait_ready(&mut self) -> Result<(), Failure> {
-        let mut line = String::new();
-        if let Some(ready) = &mut self.ready {
-            let _ = ready.read_line(&mut line);
+        while !self.look_ready(None)? {}
+        Ok(())
+    }
+
+    /// Waits until all servers serve, which is answered, or until `other` is readable.
+    ///
+    /// # Errors
+    /// If a server or the supervisor ends before.
+    pub fn wait_ready_or(&mut self, other: BorrowedFd<'_>) -> Result<bool, Failure> {
+        self.look_ready(Some(other))
+    }
+
+    /// Waits until the supervisor says something, or `other` is readable.
+    fn look_ready(&mut self, other: Option<BorrowedFd<'_>>) -> Result<bool, Failure> {
+        let mut polled = vec![PollFd::new(&self.ready, PollFlags::IN)];
+        polled.extend(other.map(|other| PollFd::from_borrowed_fd(other, PollFlags::IN)));
+        match poll(&mut polled, None) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => return Ok(false),
+            Err(error) => return Err(Failure::system("waiting for the supervisor", error)),
         }
-        if line.trim_end() == "ready" {
-            return Ok(());
+        if polled[0].revents().is_empty() {
+            return Ok(false);
         }
-        let _ = self.supervisor.kill();
-        let end =
-            self.supervisor.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
-        Err(Failure::new(
-            FAILED,
-            format!("the supervisor ended before the system was ready ({end})"),
-        ))
+        let mut buffer = [0; 1024];
+        let count = self
+            .ready
+            .read(&mut buffer)
+            .map_err(|error| Failure::system("hearing the supervisor", error))?;
+        self.said.extend_from_slice(&buffer[..count]);
+        match self.said.split(|byte| *byte == b'\n').next() {
+            Some(line) if line.len() < self.said.len() => {
+                let line = String::from_utf8_lossy(line);
+                if line == READY { Ok(true) } else { Err(Failure::new(FAILED, line)) }
+            }
+            _ if count > 0 => Ok(false),
+            _ => Err(self.ended_early()),
+        }
+    }
+
+    /// The supervisor has closed its end without a word.
+    fn ended_early(&mut self) -> Failure {
+        if !ends(&mut self.supervisor, FAREWELL) {
+            kill(&mut self.supervisor);
+        }
+        let what = match self.supervisor.try_wait().map(|end| end.map(|end| (end.code(), end))) {
+            Ok(Some((Some(0), _))) => "the system was stopped before it was ready".into(),
+            Ok(Some((Some(code), _))) if code == i32::from(INTERRUPTED) => {
+                "the kernel died before the system was ready".into()
+            }
+            Ok(Some((_, end))) => {
+                format!("the supervisor ended before the system was ready: {end}")
+            }
+            _ => "the supervisor ended before the system was ready".into(),
+        };
+        Failure::new(FAILED, what)
     }
 
     /// The kernel's process.
@@ -166,13 +234,11 @@ impl System {
     fn end(&mut self) {
         let Some(lifeline) = self.lifeline.take() else { return };
         drop(lifeline);
-        let _ = self.kernel.wait();
-        let _ = self.supervisor.kill();
-        let _ = self.supervisor.wait();
-        let _ = std::fs::remove_file(self.place.socket());
-        // The lock's file goes while it is still locked, so that nobody's fresh one is removed.
-        let _ = std::fs::remove_file(self.place.lock());
-        self.lock = None;
+        // No timer decides that somebody is dead, but one who is to stop is not waited for for ever.
+        if !ends(&mut self.kernel, FAREWELL) {
+            kill(&mut self.kernel);
+        }
+        kill(&mut self.supervisor);
     }
 }
 
@@ -182,12 +248,45 @@ impl Drop for System {
     }
 }
 
+/// Kills a process. If Linux takes its time to end it, it is left to it.
+fn kill(child: &mut Child) {
+    let _ = child.kill();
+    ends(child, FAREWELL);
+}
+
+/// Whether a process ends within `patience`.
+fn ends(child: &mut Child, patience: Duration) -> bool {
+    let late = Instant::now() + patience;
+    let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty());
+    loop {
+        match child.try_wait() {
+            Ok(None) => {}
+            Ok(Some(_)) | Err(_) => return true,
+        }
+        let left = late.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return false;
+        }
+        match &pidfd {
+            Ok(pidfd) => {
+                let left = Timespec {
+                    tv_sec: left.as_secs() as i64,
+                    tv_nsec: i64::from(left.subsec_nanos()),
+                };
+                let _ = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&left));
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}
+
 fn pair() -> Result<(OwnedFd, OwnedFd), Failure> {
     socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .map_err(|error| Failure::system("making a socket pair", error))
 }
 
-/// Makes the runtime directory, for its owner alone; refuses one that belongs to somebody else.
+/// Makes the runtime directory, for its owner alone; refuses one that belongs to somebody else, or
+/// that somebody else may write to.
 fn make_directory(directory: &Path) -> Result<(), Failure> {
     let at = |what: &str| format!("{what} the runtime directory {}", directory.display());
     DirBuilder::new()
@@ -206,6 +305,18 @@ fn make_directory(directory: &Path) -> Result<(), Failure> {
                  name another with --runtime-dir",
                 directory.display(),
                 found.uid()
+            ),
+        ));
+    }
+    let mode = found.mode() & 0o7777;
+    if mode & 0o022 != 0 {
+        return Err(Failure::new(
+            FAILED,
+            format!(
+                "other users may write to the runtime directory {0} (mode {mode:04o}) and could put \
+                 a front door of their own there; `chmod go-w {0}`, or name another with \
+                 --runtime-dir",
+                directory.display()
             ),
         ));
     }
@@ -267,6 +378,8 @@ fn open_front_door(path: &PathBuf) -> Result<OwnedFd, Failure> {
     let address =
         SocketAddrUnix::new(path).map_err(|error| Failure::system(at("naming"), error))?;
     bind(&socket, &address).map_err(|error| Failure::system(at("binding"), error))?;
+    // Where Linux cannot, the kernel looks before it receives.
+    let _ = rendez_kernel::shell::refuse_descriptors(socket.as_fd());
     listen(&socket, BACKLOG).map_err(|error| Failure::system(at("opening"), error))?;
     Ok(socket)
 }

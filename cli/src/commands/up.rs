@@ -9,6 +9,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rendez::runtime::Place;
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
+use std::os::fd::AsFd;
 
 /// What the ready line says to scripts.
 #[derive(Debug, Serialize)]
@@ -36,7 +37,13 @@ pub(super) fn run(place: &Place, up: &Up, output: &Output) -> Result<(), Failure
     let mut system = System::start(place, &executable, &up.served)?;
     let arrived = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(|error| Failure::system("making a signalfd", error))?;
-    system.wait_ready()?;
+    while !system.wait_ready_or(arrived.as_fd())? {
+        if told_to_stop(&arrived) {
+            system.stop();
+            output.line("stopped before it was ready");
+            return Ok(());
+        }
+    }
     let serves = match &up.served.dir {
         Some(directory) => directory.display().to_string(),
         None => "memory".into(),
@@ -58,12 +65,10 @@ pub(super) fn run(place: &Place, up: &Up, output: &Output) -> Result<(), Failure
     loop {
         let mut polled = [PollFd::new(&arrived, PollFlags::IN)];
         let _ = poll(&mut polled, None);
-        while let Ok(Some(signal)) = arrived.read_signal() {
-            if signal.ssi_signo != Signal::SIGCHLD as u32 {
-                system.stop();
-                output.line("stopped");
-                return Ok(());
-            }
+        if told_to_stop(&arrived) {
+            system.stop();
+            output.line("stopped");
+            return Ok(());
         }
         match system.ended().map_err(|error| Failure::system("waiting for the system", error))? {
             None => {}
@@ -78,4 +83,14 @@ pub(super) fn run(place: &Place, up: &Up, output: &Output) -> Result<(), Failure
             }
         }
     }
+}
+
+/// Whether a signal has come that says so.
+fn told_to_stop(arrived: &SignalFd) -> bool {
+    while let Ok(Some(signal)) = arrived.read_signal() {
+        if signal.ssi_signo != Signal::SIGCHLD as u32 {
+            return true;
+        }
+    }
+    false
 }
