@@ -6,7 +6,7 @@
 
 use rendez_protocol::kernel::KernelError;
 
-/// The limits of the kernel's tables. All are counts, but for the one that says bytes.
+/// The limits of the kernel's tables. All are counts, but for those that say bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quotas {
     /// Tasks in the system, the kernel's own not counted.
@@ -21,6 +21,9 @@ pub struct Quotas {
     pub client_connections: u32,
     /// Connections at whose server end one task is.
     pub server_connections: u32,
+    /// Connections of one client to one server: well below half of `server_connections`, so that
+    /// one client, or two, leave room for others.
+    pub connections_to_one_server: u32,
     /// Tickets that one task has offered and nobody has accepted.
     pub tickets: u32,
     /// Requests of one task that wait for somebody else. Beyond it, an endpoint without a receiver
@@ -30,6 +33,9 @@ pub struct Quotas {
     pub watches: u32,
     /// Bytes of both segments of all connections at whose client end one task is.
     pub segment_bytes: u64,
+    /// Bytes of the segments that one server makes for one client. It is the client that says how
+    /// large they are and the server that populates them.
+    pub reply_bytes_of_one_server: u64,
 }
 
 impl Default for Quotas {
@@ -41,10 +47,12 @@ impl Default for Quotas {
             endpoints: 1024,
             client_connections: 12_288,
             server_connections: 16_000,
+            connections_to_one_server: 4096,
             tickets: 1024,
             parked: 1024,
             watches: 4096,
             segment_bytes: 4 << 30,
+            reply_bytes_of_one_server: 64 << 20,
         }
     }
 }

@@ -7,14 +7,14 @@ use super::Machine;
 use super::connection::Phase;
 use super::endpoint::Wait;
 use super::space::Cell;
-use super::task::Task;
+use super::task::{Share, Task};
 use super::tree::{Holder, Object};
 use super::words::Words;
 use crate::effect::Side;
 use crate::quota::Count;
 use rendez_protocol::kernel::Travel;
 use rendez_protocol::{Rights, TaskId};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Machine {
     /// Checks everything that must hold between two requests. For tests.
@@ -110,6 +110,13 @@ impl Machine {
             .map(|connection| connection.bytes())
             .sum();
         assert_eq!(task.segment_bytes.get(), bytes, "bytes of {id}");
+        let mut shares: BTreeMap<TaskId, Share> = BTreeMap::new();
+        for connection in ends(Side::Client).filter_map(|(id, _)| self.connections.get(*id)) {
+            let share = shares.entry(connection.server.task).or_default();
+            share.connections.add(1);
+            share.reply_bytes.add(connection.wanted.reply_bytes());
+        }
+        assert_eq!(task.shares, shares, "shares of {id}");
 
         let quotas = &self.quotas;
         let within = [
@@ -120,6 +127,14 @@ impl Machine {
             (task.client_connections.get(), quotas.client_connections.into()),
             (task.server_connections.get(), quotas.server_connections.into()),
             (task.segment_bytes.get(), quotas.segment_bytes),
+            (
+                task.shares.values().map(|share| share.connections.get()).max().unwrap_or(0),
+                quotas.connections_to_one_server.into(),
+            ),
+            (
+                task.shares.values().map(|share| share.reply_bytes.get()).max().unwrap_or(0),
+                quotas.reply_bytes_of_one_server,
+            ),
         ];
         assert!(within.iter().all(|(used, limit)| used <= limit), "{id} is over quota");
 

@@ -38,7 +38,12 @@ impl Wanted {
 
     /// Bytes of both segments.
     fn bytes(&self) -> u64 {
-        (self.requests.segment_bytes() as u64).saturating_add(self.replies.segment_bytes() as u64)
+        (self.requests.segment_bytes() as u64).saturating_add(self.reply_bytes())
+    }
+
+    /// Bytes of the server's segment.
+    pub(super) fn reply_bytes(&self) -> u64 {
+        self.replies.segment_bytes() as u64
     }
 }
 
@@ -189,7 +194,7 @@ impl Machine {
             let (client, server) = (client.clone(), server.clone());
             return Err(KernelError::Version { client, server });
         }
-        self.room_for_connection(client, receiver.task, wanted.bytes())?;
+        self.room_for_connection(client, receiver.task, &wanted)?;
         let Some(serving) = self.tree.get(receiver.node).copied() else {
             return Err(KernelError::Dead);
         };
@@ -211,6 +216,7 @@ impl Machine {
         if let Some(task) = self.tasks.get_mut(client) {
             task.client_connections.add(1);
             task.segment_bytes.add(bytes);
+            task.connected(receiver.task, wanted.reply_bytes());
         }
         if let Some(task) = self.tasks.get_mut(receiver.task) {
             task.server_connections.add(1);
@@ -256,7 +262,7 @@ impl Machine {
         &self,
         client: TaskId,
         server: TaskId,
-        bytes: u64,
+        wanted: &Wanted,
     ) -> Result<(), KernelError> {
         let quotas = &self.quotas;
         let (Some(of_client), Some(of_server)) = (self.tasks.get(client), self.tasks.get(server))
@@ -268,7 +274,12 @@ impl Machine {
         let count = of_server.server_connections;
         count.admits(1, quotas.server_connections, "connections of a server")?;
         let count = of_client.segment_bytes;
-        count.admits(bytes, quotas.segment_bytes, "bytes of a client's segments")?;
+        count.admits(wanted.bytes(), quotas.segment_bytes, "bytes of a client's segments")?;
+        let share = of_client.shares.get(&server).copied().unwrap_or_default();
+        let limit = quotas.connections_to_one_server;
+        share.connections.admits(1, limit, "connections of a client to one server")?;
+        let (bytes, limit) = (wanted.reply_bytes(), quotas.reply_bytes_of_one_server);
+        share.reply_bytes.admits(bytes, limit, "bytes of a server's segments for one client")?;
         let at_one_end: usize = if client == server { 2 } else { 1 };
         if of_client.words.free() < at_one_end || of_server.words.free() < at_one_end {
             let what = "status words of a task".into();

@@ -173,6 +173,7 @@ impl Machine {
         if let Some(task) = self.tasks.get_mut(connection.client.task) {
             task.client_connections.sub(1);
             task.segment_bytes.sub(bytes);
+            task.disconnected(connection.server.task, connection.wanted.reply_bytes());
         }
         if let Some(task) = self.tasks.get_mut(connection.server.task) {
             task.server_connections.sub(1);

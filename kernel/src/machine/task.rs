@@ -50,6 +50,15 @@ enum Stage {
     Running,
 }
 
+/// What one client has at one server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Share {
+    /// Connections.
+    pub(super) connections: Count,
+    /// Bytes of the server's segments.
+    pub(super) reply_bytes: Count,
+}
+
 /// One task.
 #[derive(Debug)]
 pub(super) struct Task {
@@ -72,6 +81,8 @@ pub(super) struct Task {
     pub(super) client_connections: Count,
     pub(super) server_connections: Count,
     pub(super) segment_bytes: Count,
+    /// What it has at each server that it is connected to.
+    pub(super) shares: BTreeMap<TaskId, Share>,
     /// Living tasks that it created.
     pub(super) children: BTreeSet<TaskId>,
 
@@ -88,6 +99,24 @@ pub(super) struct Task {
 }
 
 impl Task {
+    /// One more connection to `server`, at whose server end there are so many bytes.
+    pub(super) fn connected(&mut self, server: TaskId, reply_bytes: u64) {
+        let share = self.shares.entry(server).or_default();
+        share.connections.add(1);
+        share.reply_bytes.add(reply_bytes);
+    }
+
+    /// One connection to `server` less.
+    pub(super) fn disconnected(&mut self, server: TaskId, reply_bytes: u64) {
+        if let Some(share) = self.shares.get_mut(&server) {
+            share.connections.sub(1);
+            share.reply_bytes.sub(reply_bytes);
+            if share.connections.is_zero() {
+                self.shares.remove(&server);
+            }
+        }
+    }
+
     /// Whether it has not begun yet.
     pub(super) fn is_embryo(&self) -> bool {
         self.stage == Stage::Embryo
@@ -120,6 +149,7 @@ impl Machine {
             client_connections: Count::default(),
             server_connections: Count::default(),
             segment_bytes: Count::default(),
+            shares: BTreeMap::new(),
             children: BTreeSet::new(),
             waits: BTreeMap::new(),
             connections: BTreeMap::new(),

@@ -1,5 +1,5 @@
 use super::{
-    Answer, CREDENTIALS, KernelError, Pair, Quotas, Request, Rights, connect, mapped, pair,
+    Answer, CREDENTIALS, KernelError, Pair, Quotas, Request, Rights, connect, give, mapped, pair,
     pair_with,
 };
 use crate::effect::{Attach, Effect, Side};
@@ -126,6 +126,16 @@ fn connections_are_counted_at_both_ends_and_in_bytes() {
             "bytes of a client's segments",
             bytes,
         ),
+        (
+            Quotas { connections_to_one_server: 1, ..Quotas::default() },
+            "connections of a client to one server",
+            1,
+        ),
+        (
+            Quotas { reply_bytes_of_one_server: bytes / 2, ..Quotas::default() },
+            "bytes of a server's segments for one client",
+            bytes / 2,
+        ),
     ] {
         let Pair { mut world, server, client, send, .. } = pair_with(quotas);
         let id = world.connected(client, send, server);
@@ -134,6 +144,32 @@ fn connections_are_counted_at_both_ends_and_in_bytes() {
         world.ask(client, disconnect(id));
         world.connecting(client, send);
     }
+}
+
+#[test]
+fn no_two_clients_fill_a_server() {
+    let quotas = Quotas::default();
+    assert!(quotas.connections_to_one_server * 2 < quotas.server_connections);
+    // As many connections as that of the usual size.
+    let usual = Shape::default().segment_bytes() as u64;
+    let many = u64::from(quotas.connections_to_one_server);
+    assert!(many * usual <= quotas.reply_bytes_of_one_server);
+    // What one client has at a server, another does not lack.
+    let quotas = Quotas { connections_to_one_server: 1, ..quotas };
+    let Pair { mut world, first, endpoint, server, client, send, .. } = pair_with(quotas);
+    world.connected(client, send, server);
+    let own = world.mint(first, endpoint, Rights::SEND);
+    world.connected(first, own, server);
+    // Nor at another server.
+    let other = world.endpoint(first);
+    let (peer, _, slots) = world.spawn(first, vec![give(other, Rights::RECEIVE)]);
+    world.serve(peer, slots[0]);
+    world.connected(first, other, peer);
+    world.fail(first, connect(own));
+    // A server that dies takes the shares in it along.
+    world.die(peer);
+    let shares = &world.machine.tasks.get(first).unwrap().shares;
+    assert_eq!(shares.keys().copied().collect::<Vec<_>>(), [server]);
 }
 
 #[test]

@@ -75,10 +75,12 @@ impl Run {
             endpoints: 6,
             client_connections: 8,
             server_connections: 12,
+            connections_to_one_server: 5,
             tickets: 4,
             parked: 6,
             watches: 8,
             segment_bytes: 10 * Shape::default().segment_bytes() as u64,
+            reply_bytes_of_one_server: 4 * Shape::default().segment_bytes() as u64,
         };
         let mut run = Self {
             machine: Machine::new(quotas),
