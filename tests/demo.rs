@@ -6,7 +6,7 @@
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The demonstration of `tree`, with its temporary files in `scratch`.
 fn demo(tree: &Path, scratch: &Path) -> Command {
@@ -69,6 +69,49 @@ fn a_signal_leaves_nothing_behind() {
         assert!(!end.success());
         assert_eq!(left_in(scratch.path()), [] as [PathBuf; 0], "after {after_ms} ms");
     }
+}
+
+#[test]
+fn not_even_sigkill_leaves_anything_behind() {
+    for after_ms in [0, 50, 300, 700] {
+        let (tree, scratch) = (scratch(), scratch());
+        let mut child = demo(tree.path(), scratch.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("the demonstration");
+        let pid = child.id();
+        // From when the cleaner is there.
+        while child.try_wait().expect("its state").is_none() && !has_children(pid) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(after_ms));
+        child.kill().expect("it is there");
+        child.wait().expect("its end");
+        let start = Instant::now();
+        while !left_in(scratch.path()).is_empty() {
+            let left = left_in(scratch.path());
+            assert!(start.elapsed() < Duration::from_secs(60), "{left:?} after {after_ms} ms");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn has_children(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
+        .is_ok_and(|children| !children.trim().is_empty())
+}
+
+#[test]
+fn a_cleaner_started_by_hand_removes_nothing() {
+    let scratch = scratch();
+    let done = Command::new(env!("CARGO_BIN_EXE_rendez"))
+        .args(["demo-part", "cleaner"])
+        .arg(scratch.path())
+        .stdin(Stdio::null())
+        .output()
+        .expect("the cleaner");
+    assert_eq!(done.status.code(), Some(2));
+    assert!(scratch.path().exists());
 }
 
 #[test]

@@ -4,9 +4,10 @@
 //! The signals that end a process are blocked in the demonstration and in all that it starts, so
 //! that Ctrl-C reaches one thread of one process, which takes everything down in order. If that
 //! thread cannot either, the end of this process does: the kernel reads the end of its lifeline and
-//! kills its tasks, and Linux kills what this process started itself.
+//! kills its tasks, and Linux kills what this process started itself; a process that waits for that
+//! alone, the *cleaner*, removes the directory.
 
-use crate::failure::{FAILED, Failure};
+use crate::failure::{FAILED, Failure, USAGE};
 use crate::output::Output;
 use crate::system::System;
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -15,7 +16,9 @@ use nix::unistd::Pid;
 use parking_lot::{Mutex, MutexGuard};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::thread::JoinHandle;
@@ -26,6 +29,9 @@ use tempfile::TempDir;
 const ENDING: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 /// How long taking everything down may take, after a signal or when something hangs.
 const FAREWELL: Duration = Duration::from_secs(3);
+
+/// How the names of the directories begin that a cleaner removes.
+pub(super) const PREFIX: &str = "rendez-demo-";
 
 /// Holds what must not outlive the demonstration.
 #[derive(Clone, Debug)]
@@ -40,6 +46,8 @@ struct Held {
     // The system ends before the directory is removed.
     system: Option<System>,
     directory: Option<TempDir>,
+    /// Removes the directory when its standard input ends, unless it is gone by then.
+    cleaner: Option<Child>,
     doing: &'static str,
     /// The watching thread is taking everything down.
     ending: bool,
@@ -118,13 +126,16 @@ impl Guard {
         Ok(pids)
     }
 
-    /// Makes the directory that ends with the guard; its path.
+    /// Makes the directory that ends with the guard, or by itself if this process is killed; its
+    /// path.
     pub(super) fn make_directory(
         &self,
         make: impl FnOnce() -> io::Result<TempDir>,
     ) -> io::Result<PathBuf> {
         let mut held = self.held();
-        held.directory.insert(make()?).path().canonicalize()
+        let directory = held.directory.insert(make()?).path().canonicalize()?;
+        held.cleaner = Some(start_cleaner(&directory)?);
+        Ok(directory)
     }
 
     /// What is being done, should it hang. Does not return if everything is being taken down: what
@@ -148,17 +159,57 @@ impl Guard {
         held.system = None;
         // It has been waited for: the number may be somebody else's from now on.
         self.kernel.store(0, Relaxed);
-        let Some(directory) = held.directory.take() else { return };
-        let directory = directory.keep();
-        // Who is ended by the end of the system may still be writing there for a moment.
-        let late = Instant::now() + FAREWELL;
-        while std::fs::remove_dir_all(&directory).is_err()
-            && directory.exists()
-            && Instant::now() < late
-        {
-            std::thread::sleep(Duration::from_millis(5));
+        if let Some(directory) = held.directory.take() {
+            remove(&directory.keep());
+        }
+        if let Some(mut cleaner) = held.cleaner.take() {
+            // Has it look.
+            drop(cleaner.stdin.take());
+            let _ = cleaner.wait();
         }
     }
+}
+
+/// Removes a directory.
+fn remove(directory: &Path) {
+    // Who is ended by the end of the system may still be writing there for a moment.
+    let late = Instant::now() + FAREWELL;
+    while std::fs::remove_dir_all(directory).is_err() && directory.exists() && Instant::now() < late
+    {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Starts the cleaner of `directory`.
+fn start_cleaner(directory: &Path) -> io::Result<Child> {
+    Command::new(std::env::current_exe()?)
+        .args(["demo-part", "cleaner"])
+        .arg(directory)
+        // Our end of the pipe is nobody else's: it is closed when this process ends.
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .current_dir("/")
+        // Ctrl-C is not for it.
+        .process_group(0)
+        .spawn()
+}
+
+/// The cleaner: waits for the end of the demonstration, and removes its directory if that is still
+/// there. Inherits that the signals which end a process are blocked.
+pub(super) fn clean_part(directory: &Path) -> Result<(), Failure> {
+    let name = directory.file_name().unwrap_or_default().to_string_lossy();
+    if !directory.is_absolute() || !name.starts_with(PREFIX) {
+        return Err(Failure::new(USAGE, "the cleaner is started by `rendez demo`, not by hand"));
+    }
+    SigSet::from_iter(ENDING)
+        .thread_block()
+        .map_err(|error| Failure::system("blocking signals", error))?;
+    let _ = io::copy(&mut io::stdin(), &mut io::sink());
+    if directory.exists() {
+        remove(directory);
+    }
+    Ok(())
 }
 
 /// Whether a thread ends soon.

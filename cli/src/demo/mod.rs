@@ -202,8 +202,11 @@ pub fn part(name: &str, arguments: &[PathBuf]) -> Result<u8, Failure> {
     if name == "listen" {
         signals::block_posix()?;
     }
-    let task = Task::inherited()?.ok_or_else(by_hand)?;
     let argument = arguments.first().map(PathBuf::as_path);
+    if let ("cleaner", Some(directory)) = (name, argument) {
+        return guard::clean_part(directory).map(|()| 0);
+    }
+    let task = Task::inherited()?.ok_or_else(by_hand)?;
     let done = match (name, argument) {
         ("copy", Some(plan)) => std::fs::read(plan)
             .and_then(|text| Ok(serde_json::from_slice(&text)?))

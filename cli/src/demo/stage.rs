@@ -1,6 +1,6 @@
 //! A system of the demonstration's own, in a temporary directory, and the processes it starts.
 
-use super::guard::Guard;
+use super::guard::{self, Guard};
 use super::talk::{Plan, Said};
 use crate::arguments::Served;
 use crate::failure::{FAILED, Failure};
@@ -46,7 +46,7 @@ impl Stage {
         // A socket's path is short; where temporary files have a long one, there is /tmp.
         let place =
             if place.as_os_str().len() > SOCKET_PATH_MAX { PathBuf::from("/tmp") } else { place };
-        let make = || tempfile::Builder::new().prefix("rendez-demo-").tempdir_in(&place);
+        let make = || tempfile::Builder::new().prefix(guard::PREFIX).tempdir_in(&place);
         guard.make_directory(make).map_err(|error| {
             Failure::system(format!("making a directory in {}", place.display()), error)
         })
