@@ -16,10 +16,10 @@ pub const STANDARD_OUTPUT: &str = "-";
 #[command(name = "rendez", version, about, after_help = EXIT_CODES, propagate_version = true)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 pub struct Arguments {
-    /// Say it in JSON, for scripts
+    /// Say it in JSON on standard output, for scripts; to a FILE with `bench` alone
     // An optional value, so that `bench` can have a `--json FILE` of its own.
     #[arg(long, global = true, num_args = 0..=1, require_equals = true)]
-    #[arg(default_missing_value = STANDARD_OUTPUT, hide_default_value = true, value_name = "-")]
+    #[arg(default_missing_value = STANDARD_OUTPUT, hide_default_value = true, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Where the front door is [default: $RENDEZ_RUNTIME_DIR, $RUNTIME_DIRECTORY,
     /// $XDG_RUNTIME_DIR/rendez, or a place of the user's own]
@@ -35,6 +35,14 @@ impl Arguments {
     #[must_use]
     pub fn wants_json(&self) -> bool {
         self.json.as_ref().is_some_and(|file| file.as_os_str() == STANDARD_OUTPUT)
+    }
+}
+
+impl Arguments {
+    /// Whether it is `bench` that is to be done.
+    #[must_use]
+    pub const fn is_bench(&self) -> bool {
+        matches!(self.command, Command::Bench(_))
     }
 }
 

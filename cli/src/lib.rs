@@ -35,6 +35,18 @@ pub fn main() -> ExitCode {
         }
     };
     let output = output::Output::new(arguments.wants_json());
+    if let (Some(file), false, false) =
+        (&arguments.json, arguments.wants_json(), arguments.is_bench())
+    {
+        output.failure(&failure::Failure::new(
+            failure::USAGE,
+            format!(
+                "only `bench` writes its JSON to a file; here, redirect standard output: --json > {}",
+                file.display()
+            ),
+        ));
+        return ExitCode::from(failure::USAGE);
+    }
     match commands::run(arguments, &output).and_then(|code| output.finish().map(|()| code)) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
