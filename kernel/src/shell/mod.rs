@@ -21,6 +21,7 @@
 //! | here | setting up, the loop, requests on their way to the machine |
 //! | `arrival` | how a process becomes a task |
 //! | `perform` | effects: from the machine to the world |
+//! | `listing` | the list of all tasks, and what they say of themselves |
 //! | `peer` | one kernel socket, and what waits to be sent over it |
 //! | `segments` | the descriptors of connections |
 //! | `closer` | threads that close what may block |
@@ -34,6 +35,7 @@
 
 mod arrival;
 mod closer;
+mod listing;
 mod peer;
 mod perform;
 mod sandbox;

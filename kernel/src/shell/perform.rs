@@ -6,8 +6,8 @@ use super::{Shell, pair, socket_word};
 use crate::effect::{Attach, Effect, Side};
 use crate::system;
 use rendez_ipc_core::control::FRAME_PAYLOAD_BYTES_MAX;
-use rendez_ipc_core::status::{PAGE_BYTES, PageReader, StatusWriter, memory_file, monotonic_ns};
-use rendez_protocol::kernel::{Answer, Event, KernelError, TaskInfo, Waiting};
+use rendez_ipc_core::status::{PAGE_BYTES, PageReader, StatusWriter, memory_file};
+use rendez_protocol::kernel::{Answer, Event, KernelError};
 use rendez_protocol::status::Why;
 use rendez_protocol::{ConnectionId, TaskId, encode};
 use rustix::event::epoll::{self, EventFlags};
@@ -64,8 +64,8 @@ impl Shell {
                 self.answer_task(to, transaction, answer, &[]);
             }
             Effect::Tasks { to, transaction, tasks } => {
-                let tasks = tasks.into_iter().map(|task| self.with_waits(task)).collect();
-                self.answer_task(to, transaction, Answer::Tasks(tasks), &[]);
+                let answer = self.listing(tasks);
+                self.answer_task(to, transaction, answer, &[]);
             }
             Effect::ForgetTask(task) => {
                 if let Some((id, _)) = self.peer(task) {
@@ -287,29 +287,6 @@ impl Shell {
                 .map_err(|error| refused(&format!("sending signal {signal} to {task}"), error)),
             None => Err(KernelError::Order(format!("{task} has no process yet"))),
         }
-    }
-
-    /// What the machine knows of a task, and whom the task says it waits for.
-    fn with_waits(&mut self, mut task: TaskInfo) -> TaskInfo {
-        let now_ns = monotonic_ns();
-        let claims = self
-            .peer(task.id)
-            .and_then(|(_, peer)| peer.page.as_ref())
-            .map(PageReader::waits)
-            .unwrap_or_default();
-        task.waits = claims
-            .into_iter()
-            .map(|claim| {
-                let on = self.machine.connection_at(task.id, claim.status_index);
-                let on = on.map(|(_, other)| other);
-                Waiting {
-                    on,
-                    name: on.and_then(|on| self.machine.name(on)).unwrap_or_default().into(),
-                    for_ms: now_ns.saturating_sub(claim.since_ns) / 1_000_000,
-                }
-            })
-            .collect();
-        task
     }
 }
 
