@@ -3,6 +3,9 @@
 //!
 //! Every receive has a time limit (`PATIENCE`), so that what hangs fails.
 
+mod hold;
+
+use hold::Hold;
 use rendez_ipc_core::control::{Frame, Mode, receive_frame, send_frame};
 use rendez_ipc_core::segment::{OwnSegment, PeerSegment, SEALS};
 use rendez_ipc_core::status::{PageWriter, StatusReader};
@@ -456,6 +459,31 @@ fn a_segment_with_a_hole_or_without_its_seals_is_refused() {
     // The server never heard of any of them.
     server.slot(Request::CreateEndpoint);
     assert!(server.events.is_empty());
+}
+
+#[test]
+fn a_file_whose_lock_is_held_holds_up_nobody() {
+    let mut system = System::start();
+    let mut server = system.server();
+    let mut client = system.visitor("client");
+    // Not sealed: that would be for its owner to wait for.
+    let (connection, _, own) = client.connect(Doorbell::Futex).unwrap();
+    rustix::io::write(&own, &vec![1; Shape::default().segment_bytes()]).unwrap();
+    // Linux may not let us.
+    let Some(hold) = Hold::of(&own) else { return };
+    let refused = client.ask(mapped(connection, Doorbell::Futex));
+    assert!(matches!(refused, Answer::Error(KernelError::Order(_))), "{refused:?}");
+    // Sealed, and held after that.
+    let (connection, _, own) = client.connect(Doorbell::Futex).unwrap();
+    let kept = own.try_clone().unwrap();
+    let _own = OwnSegment::map(own, Shape::default()).unwrap();
+    let again = Hold::of(&kept);
+    client.send(&mapped(connection, Doorbell::Futex));
+    let (event, descriptors) = server.event();
+    assert!(matches!(event, Event::Incoming { .. }));
+    PeerSegment::map(descriptors.into_iter().nth(1).unwrap(), Shape::default()).unwrap();
+    server.slot(Request::CreateEndpoint);
+    drop((hold, again));
 }
 
 #[test]
