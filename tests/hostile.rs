@@ -14,7 +14,7 @@ use rendez::protocol::version::PROTOCOL;
 use rendez::protocol::{
     ConnectionId, Interface, Rights, Slot, Ticket, Version, decode, encode, name,
 };
-use rendez::{Connection, NEVER, SendError, Status, Task, Wait, Why};
+use rendez::{Connection, Error, NEVER, SendError, Status, Task, Wait, Why};
 use rendez_ipc_core::control::{Mode, prefix, send_frame};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg, sockopt};
 use std::io::{IoSlice, Write};
@@ -623,4 +623,36 @@ fn an_end_that_nobody_is_told_of_twice() {
     let transaction = server.send(&Request::CreateEndpoint);
     assert!(matches!(server.answer(transaction).0, Answer::Slot(_)));
     assert!(!server.pending().any(|event| matches!(event, Event::Closed { .. })));
+}
+
+/// Reproduces: one client could end any server by connecting until that had no descriptor left.
+#[test]
+fn a_server_out_of_descriptors_refuses_clients_and_lives() {
+    let system = System::start();
+    let task = system.task();
+    let pid = pid_of(&task, "file");
+    let (found, _, _) = task.look_up("/file", None, None).unwrap();
+    let mut first = Connection::open(&task, found.slot, &for_ever()).unwrap();
+    let few = Some(common::descriptors(pid) as u64 + 8);
+    let limit = rustix::process::Rlimit { current: few, maximum: few };
+    let server = rustix::process::Pid::from_raw(pid as i32);
+    rustix::process::prlimit(server, rustix::process::Resource::Nofile, limit).unwrap();
+    let mut others = Vec::new();
+    let refused = loop {
+        match Connection::open(&task, found.slot, &for_ever()) {
+            Ok(one) => others.push(one),
+            Err(error) => break error,
+        }
+        assert!(others.len() < 100, "without end");
+    };
+    assert!(matches!(refused, Error::Kernel(KernelError::NotCompleted(Why::Quota))), "{refused:?}");
+    let stat = rendez::protocol::file::operation::STAT;
+    for connection in others.iter_mut().chain([&mut first]) {
+        connection.send_until(stat, &encode(&""), 64, NEVER).unwrap().ok().unwrap();
+    }
+    drop(others);
+    common::eventually("there is room again", || {
+        Connection::open(&task, found.slot, &for_ever()).ok()
+    });
+    assert_eq!(pid_of(&task, "file"), pid, "it is the same process");
 }
