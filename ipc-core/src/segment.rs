@@ -10,7 +10,7 @@
 //!    nobody else before it has seen all four. So its bytes are written by its owner alone and a
 //!    load cannot fault. [`PeerSegment`] checks seals, size and that no page is a hole itself.
 //! 3. *No references to bytes that change.* Memory that a peer writes is seen as atomics, or is
-//!    copied out by [`copy_out`]; there is never a `&[u8]` to it.
+//!    copied out by `copy_out`; there is never a `&[u8]` to it.
 //! 4. *No stores to what is mapped for reading.* Only [`Ours`](crate::half::Ours) stores, and it is
 //!    made from an [`OwnSegment`] alone.
 

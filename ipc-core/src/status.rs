@@ -16,7 +16,7 @@
 //!
 //! # Safety
 //! Invariants of this file:
-//! 1. A [`Mapping`] is `bytes` bytes, a multiple of 8, at a page's boundary, mapped until it is
+//! 1. A `Mapping` is `bytes` bytes, a multiple of 8, at a page's boundary, mapped until it is
 //!    dropped and never moved or shrunk.
 //! 2. The file behind it can neither shrink nor grow while it is mapped: it was made so
 //!    ([`memory_file`]), and whoever maps what somebody else made has seen the seals.

@@ -4,8 +4,8 @@
 //! - [`status`]: how a transaction ended, as a number on the wire.
 //! - [`rights`], [`id`]: the words of capabilities.
 //! - [`kernel`]: requests to the kernel, its answers and its events.
-//! - [`name`], [`file`], [`signal`], [`supervisor`]: the interfaces of the standard servers.
-//! - [`encode`]: postcard, with a bound on everything that is decoded.
+//! - [`name`], [`mod@file`], [`signal`], [`supervisor`]: the interfaces of the standard servers.
+//! - [`mod@encode`]: postcard, with a bound on everything that is decoded.
 //! - [`limit`]: every limit of the wire, in one place.
 //! - [`version`]: versions and how two sides agree on one.
 

@@ -1,5 +1,5 @@
-//! One module a command, and what several of them need: [`name_space`] (paths and what is behind
-//! them), [`transfer`] (contents of files), [`supervisor`].
+//! One module a command, and what several of them need: `name_space` (paths and what is behind
+//! them), `transfer` (contents of files), `supervisor`.
 
 mod bench;
 mod cat;
