@@ -21,6 +21,7 @@
 //! `withdraw_against_take`, `late_reply_after_withdrawal`, `close_against_send`.
 
 use crate::doorbell::{Ringer, Sleeper};
+use crate::flight::{Entry, Flight};
 use crate::half::{Ours, Theirs};
 use crate::notification::{Acknowledger, Poster};
 use crate::platform::{Atomic, Label, Platform};
@@ -86,37 +87,6 @@ enum Also {
     },
 }
 
-#[derive(Debug, Default)]
-enum Entry {
-    #[default]
-    Free,
-    Waiting {
-        position: u64,
-        room: u64,
-    },
-    Done {
-        position: u64,
-        status: Status,
-        payload: Buffer,
-    },
-    Abandoned {
-        position: u64,
-        room: u64,
-    },
-}
-
-impl Entry {
-    #[inline]
-    const fn position(&self) -> Option<u64> {
-        match self {
-            Self::Free => None,
-            Self::Waiting { position, .. }
-            | Self::Done { position, .. }
-            | Self::Abandoned { position, .. } => Some(*position),
-        }
-    }
-}
-
 /// What the client counts, for its statistics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClientCounts {
@@ -142,12 +112,7 @@ pub struct ClientEnd<P: Platform> {
     sleeper: Sleeper,
     poster: Poster,
     acknowledger: Acknowledger,
-    /// Transactions by position, modulo the table's length.
-    entries: Box<[Entry]>,
-    /// Those whose place in the table a later one has: long unanswered, or not yet asked for.
-    stragglers: Vec<Entry>,
-    /// Area bytes of the server's segment that requests in flight may need.
-    rooms: u64,
+    flight: Flight,
     wait: Wait,
     generation: u32,
     fault: Option<Fault>,
@@ -170,8 +135,7 @@ impl<P: Platform> ClientEnd<P> {
         Self {
             writer: Writer::new(&ours),
             reader: Reader::new(&theirs),
-            entries: (0..ours.lines()).map(|_| Entry::Free).collect(),
-            stragglers: Vec::new(),
+            flight: Flight::new(ours.lines()),
             ours,
             theirs,
             status,
@@ -179,7 +143,6 @@ impl<P: Platform> ClientEnd<P> {
             sleeper: Sleeper::new(),
             poster: Poster::new(),
             acknowledger: Acknowledger::new(u64::MAX),
-            rooms: 0,
             wait,
             generation,
             fault: None,
@@ -248,10 +211,6 @@ impl<P: Platform> ClientEnd<P> {
         SendError::Interrupted { why, generation: self.generation }
     }
 
-    fn entry_index(&self, position: u64) -> usize {
-        position as usize & (self.entries.len() - 1)
-    }
-
     /// Publishes a request, if there is room, and answers its transaction id. `room` is the longest
     /// reply wanted, in bytes; `deadline` (ns, [`NEVER`]) travels with the message.
     ///
@@ -283,12 +242,7 @@ impl<P: Platform> ClientEnd<P> {
             word: if deadline == NEVER { 0 } else { deadline.max(1) },
         };
         let position = self.writer.publish(&self.ours, header, payload);
-        let index = self.entry_index(position);
-        if !matches!(self.entries[index], Entry::Free) {
-            self.stragglers.push(core::mem::take(&mut self.entries[index]));
-        }
-        self.entries[index] = Entry::Waiting { position, room: reply_area };
-        self.rooms += reply_area;
+        self.flight.begin(position, reply_area);
         self.counts.sent += 1;
         self.ringer.ring_if_asleep(&self.ours, &self.theirs);
         Ok(position)
@@ -298,9 +252,9 @@ impl<P: Platform> ClientEnd<P> {
     #[inline]
     fn has_room(&mut self, length: usize, reply_area: u64) -> Result<bool, SendError> {
         let position = self.writer.position();
-        Ok(self.stragglers.len() < self.entries.len()
+        Ok(!self.flight.is_full()
             && position - self.reader.position() < u64::from(self.theirs.lines())
-            && self.rooms + reply_area <= self.theirs.area_bytes() as u64
+            && self.flight.rooms() + reply_area <= self.theirs.area_bytes() as u64
             && self
                 .writer
                 .has_room(&self.theirs, length)
@@ -353,7 +307,7 @@ impl<P: Platform> ClientEnd<P> {
             if self.has_room(length, reply_area)? {
                 return Ok(());
             }
-            if self.stragglers.len() >= self.entries.len() {
+            if self.flight.is_full() {
                 // Their replies are here: only the caller can make room, by taking them.
                 return Err(Self::not_delivered(Why::Full));
             }
@@ -495,14 +449,14 @@ impl<P: Platform> ClientEnd<P> {
                 }
             }
             if self.theirs.taken() <= transaction {
-                self.abandon(transaction);
+                self.flight.abandon(transaction);
                 return Err(Self::not_delivered(why));
             }
             let now = P::now();
             if grace == 0 {
                 grace = now.saturating_add(GRACE_NS);
             } else if now >= grace {
-                self.abandon(transaction);
+                self.flight.abandon(transaction);
                 return Err(self.interrupted(why));
             }
             if let Some(ended) = self.why_ended() {
@@ -545,37 +499,8 @@ impl<P: Platform> ClientEnd<P> {
             }
         }
         let taken = self.theirs.taken() > transaction;
-        self.abandon(transaction);
+        self.flight.abandon(transaction);
         Err(if taken { self.interrupted(why) } else { Self::not_delivered(why) })
-    }
-
-    fn abandon(&mut self, transaction: u64) {
-        if let Some(entry) = self.entry(transaction)
-            && let Entry::Waiting { position, room } = *entry
-        {
-            *entry = Entry::Abandoned { position, room };
-        }
-    }
-
-    /// The entry of a transaction, if there is one.
-    #[inline]
-    fn entry(&mut self, transaction: u64) -> Option<&mut Entry> {
-        let index = self.entry_index(transaction);
-        if self.entries[index].position() == Some(transaction) {
-            return Some(&mut self.entries[index]);
-        }
-        self.stragglers.iter_mut().find(|entry| entry.position() == Some(transaction))
-    }
-
-    /// Lets go of the entry of a transaction that is over.
-    #[inline]
-    fn free(&mut self, transaction: u64) {
-        let index = self.entry_index(transaction);
-        if self.entries[index].position() == Some(transaction) {
-            self.entries[index] = Entry::Free;
-        } else {
-            self.stragglers.retain(|entry| entry.position() != Some(transaction));
-        }
     }
 
     /// Takes replies in until that of `transaction` is there or there are no more.
@@ -585,12 +510,12 @@ impl<P: Platform> ClientEnd<P> {
         transaction: u64,
         out: &mut Buffer,
     ) -> Result<Option<Result<Status, SendError>>, Fault> {
-        match self.entry(transaction) {
+        match self.flight.get(transaction) {
             Some(Entry::Waiting { .. }) => {}
             Some(Entry::Done { status, payload, .. }) => {
                 core::mem::swap(out, payload);
                 let status = *status;
-                self.free(transaction);
+                self.flight.remove(transaction);
                 return Ok(Some(self.outcome(status)));
             }
             _ => panic!("transaction {transaction} is not in flight on this connection"),
@@ -598,10 +523,10 @@ impl<P: Platform> ClientEnd<P> {
         loop {
             let Some(header) = self.reader.peek(&self.theirs)? else { return Ok(None) };
             if header.word == transaction {
-                self.check_room(&header)?;
+                self.flight.answered(&header)?;
                 self.reader.copy(&self.theirs, &header, out);
                 self.retire(&header);
-                self.free(transaction);
+                self.flight.remove(transaction);
                 return Ok(Some(self.outcome(Status(header.code))));
             }
             self.absorb(Some(header))?;
@@ -618,37 +543,20 @@ impl<P: Platform> ClientEnd<P> {
             },
         };
         let transaction = header.word;
-        if self.check_room(&header)? {
+        if self.flight.answered(&header)? {
             let mut payload = Buffer::new();
             self.reader.copy(&self.theirs, &header, &mut payload);
             self.retire(&header);
-            if let Some(entry) = self.entry(transaction) {
+            if let Some(entry) = self.flight.get(transaction) {
                 *entry =
                     Entry::Done { position: transaction, status: Status(header.code), payload };
             }
         } else {
             self.retire(&header);
-            self.free(transaction);
+            self.flight.remove(transaction);
             self.counts.late += 1;
         }
         Ok(true)
-    }
-
-    /// Whether somebody waits for this reply (else it is late); a fault if its transaction is not in
-    /// flight, or it is longer than the room that its request named.
-    #[inline]
-    fn check_room(&mut self, header: &Header) -> Result<bool, Fault> {
-        let (waiting, room) = match self.entry(header.word) {
-            Some(Entry::Waiting { room, .. }) => (true, *room),
-            Some(Entry::Abandoned { room, .. }) => (false, *room),
-            _ => return Err(Fault::Transaction(header.word)),
-        };
-        if area_bytes(header.length as usize) as u64 > room {
-            let most = room as usize + limit::INLINE_BYTES;
-            return Err(Fault::Length { length: header.length, most });
-        }
-        self.rooms -= room;
-        Ok(waiting)
     }
 
     /// Lets go of the line of a reply.

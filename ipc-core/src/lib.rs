@@ -17,6 +17,7 @@
 pub mod client;
 pub mod control;
 pub mod doorbell;
+mod flight;
 pub mod half;
 mod inherit;
 pub mod layout;
