@@ -45,6 +45,8 @@
 //! # Ok::<(), rendez::Error>(())
 //! ```
 
+#![forbid(unsafe_code)]
+
 mod client;
 mod connection;
 mod error;

@@ -6,6 +6,8 @@
 //! - [`commands`]: one module a command; [`demo`] is the largest.
 //! - [`failure`], [`output`]: how a command fails; how it says what it has to say.
 
+#![forbid(unsafe_code)]
+
 pub mod arguments;
 pub mod commands;
 pub mod demo;

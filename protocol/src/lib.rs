@@ -9,6 +9,8 @@
 //! - [`limit`]: every limit of the wire, in one place.
 //! - [`version`]: versions and how two sides agree on one.
 
+#![forbid(unsafe_code)]
+
 pub mod encode;
 pub mod file;
 pub mod id;

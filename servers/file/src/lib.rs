@@ -16,6 +16,8 @@
 //!
 //! [`SYNC`]: rendez_protocol::file::operation::SYNC
 
+#![forbid(unsafe_code)]
+
 mod backend;
 mod handles;
 pub mod limit;

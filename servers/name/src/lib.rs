@@ -12,6 +12,8 @@
 //!
 //! The interface is [`rendez_protocol::name`]; [`limit`] bounds what one task can occupy.
 
+#![forbid(unsafe_code)]
+
 pub mod limit;
 mod path;
 mod server;

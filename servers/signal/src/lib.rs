@@ -12,6 +12,8 @@
 //!
 //! The interface is [`rendez_protocol::signal`]; [`limit`] bounds what one connection can occupy.
 
+#![forbid(unsafe_code)]
+
 mod bridge;
 pub mod limit;
 mod server;
