@@ -11,7 +11,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Pid, getpid, getppid};
 use rendez_protocol::kernel::SOCKET_VARIABLE;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
@@ -25,6 +25,18 @@ pub const FIRST_INHERITED: i32 = 3;
 /// # Errors
 /// What Linux says to fork or exec.
 pub fn spawn(mut command: Command, descriptors: Vec<OwnedFd>, bound: bool) -> io::Result<Child> {
+    // What tells of a failing exec is a descriptor too, made by `Command::spawn`: while the numbers
+    // that the child gets are taken, it is none of them, and is not replaced by what it gets.
+    let mut taken = Vec::new();
+    if let (Some(any), Ok(count)) = (descriptors.first(), RawFd::try_from(descriptors.len())) {
+        loop {
+            let copy = any.try_clone()?;
+            if copy.as_raw_fd() >= FIRST_INHERITED + count {
+                break;
+            }
+            taken.push(copy);
+        }
+    }
     let mappings = (FIRST_INHERITED..)
         .zip(descriptors)
         .map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd })
@@ -37,7 +49,9 @@ pub fn spawn(mut command: Command, descriptors: Vec<OwnedFd>, bound: bool) -> io
         // SAFETY: `die_with` only makes async-signal-safe system calls.
         unsafe { command.pre_exec(move || die_with(parent)) };
     }
-    command.spawn()
+    let child = command.spawn();
+    drop(taken);
+    child
 }
 
 /// Starts `command` as the task whose kernel socket is `socket`.
