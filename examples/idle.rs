@@ -2,7 +2,8 @@
 //!
 //! With a system and `echo_server` running, all of them release builds:
 //! `cargo run --release --example idle -- 1000`. Prints the difference of `MemAvailable` over the
-//! connections, divided by their number, and by how much the run times of all tasks' processes and
+//! connections, divided by their number (whatever else the machine does is in it), the same for
+//! what Linux itself books for them (`Shmem`, `Slab`, `PageTables`), and by how much the run times of all tasks' processes and
 //! of the kernel (`/proc/PID/schedstat`) grow in ten seconds.
 
 use rendez::{Connection, Error, Options, Task};
@@ -15,15 +16,23 @@ fn main() -> Result<(), Error> {
     // The first connection pays for what all share.
     let mut first = Connection::open(&task, echo.slot, &Options::default())?;
     first.send(1, b"hello", 64)?.ok()?;
-    let before = available_kib();
+    let before = kib(&["MemAvailable"]);
+    let booked = kib(&BOOKED);
     let mut connections = Vec::with_capacity(count);
     for _ in 0..count {
         let mut connection = Connection::open(&task, echo.slot, &Options::default())?;
         connection.send(1, b"hello", 64)?.ok()?;
         connections.push(connection);
     }
-    let used = before.saturating_sub(available_kib());
-    println!("{count} connections: {used} KiB, {:.1} KiB each", used as f64 / count as f64);
+    let each = |kib: u64| kib as f64 / count as f64;
+    let used = before.saturating_sub(kib(&["MemAvailable"]));
+    let booked = kib(&BOOKED).saturating_sub(booked);
+    println!("{count} connections: MemAvailable fell by {:.1} KiB for each", each(used));
+    println!(
+        "{count} connections: {} rose by {:.1} KiB for each",
+        BOOKED.join(" + "),
+        each(booked)
+    );
 
     let kernel = task.given_as("kernel")?.slot;
     let tasks = task.list(kernel)?;
@@ -50,12 +59,17 @@ fn main() -> Result<(), Error> {
     Ok(())
 }
 
-fn available_kib() -> u64 {
+/// Where the memory of connections is booked.
+const BOOKED: [&str; 3] = ["Shmem", "Slab", "PageTables"];
+
+/// The sum of these lines of `/proc/meminfo`, in KiB.
+fn kib(names: &[&str]) -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     text.lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))
-        .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
-        .unwrap_or(0)
+        .filter_map(|line| line.split_once(':'))
+        .filter(|(name, _)| names.contains(name))
+        .filter_map(|(_, rest)| rest.split_whitespace().next()?.parse::<u64>().ok())
+        .sum()
 }
 
 /// Run time of all threads of a process, in ns.
