@@ -140,7 +140,7 @@ impl Client {
                     *guard = None;
                     // At once the first time; a server that takes connections and lets go of them
                     // is not to be asked as fast as we can.
-                    std::thread::sleep(pause);
+                    rest(pause, deadline);
                     pause = (pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
                 }
                 Err(Error::Send(error)) if ended(error.why()) => {
@@ -162,7 +162,7 @@ impl Client {
                 Err(Error::Kernel(KernelError::NotCompleted(Why::Dead)))
                     if Host::now() < deadline =>
                 {
-                    std::thread::sleep(pause);
+                    rest(pause, deadline);
                     pause = (pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
                 }
                 other => break other,
@@ -187,6 +187,12 @@ impl Client {
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 /// See [`PAUSE_MIN`].
 const PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// Rests for `pause`, but not beyond `deadline`.
+fn rest(pause: Duration, deadline: u64) {
+    let left = Duration::from_nanos(deadline.saturating_sub(Host::now()));
+    std::thread::sleep(pause.min(left));
+}
 
 /// Whether a connection is of no more use after a send ended for `why`.
 const fn ended(why: Why) -> bool {

@@ -1,8 +1,7 @@
 //! The loom platform, for models of Rendez's own protocol and of yours (feature `model`).
 //!
 //! ```
-//! use rendez_ipc_core::model::{Model, Sound, connection, explore};
-//! use rendez_ipc_core::server::Found;
+//! use rendez_ipc_core::model::{Sound, connection, explore};
 //! use rendez_ipc_core::ring::Buffer;
 //! use rendez_protocol::Status;
 //!
@@ -21,8 +20,6 @@
 //!     serving.join().unwrap();
 //!     sending.join().unwrap();
 //! });
-//! # let _: Option<Model> = None;
-//! # let _ = Found::Nothing;
 //! ```
 //!
 //! What to know before writing one: `docs/guide/models.md`.

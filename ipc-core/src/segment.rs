@@ -1,4 +1,4 @@
-//! Mapped segments: the one place where shared memory becomes Rust values.
+//! Segments of connections, mapped: where the memory of messages becomes Rust values.
 //!
 //! # Safety
 //! This file is an island of `unsafe`. Its invariants, cited by number below:

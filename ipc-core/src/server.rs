@@ -98,7 +98,7 @@ impl<P: Platform> Port<P> {
             };
             outbox.slack +=
                 taken.room as u64 * LINE_BYTES as u64 - area_bytes(payload.len()) as u64;
-            let header = Header { ..plain(status.0, 0, taken.transaction) };
+            let header = plain(status.0, 0, taken.transaction);
             outbox.writer.publish(&self.ours, header, payload);
             outbox.ringer.ring_if_asleep(&self.ours, &self.theirs);
         });

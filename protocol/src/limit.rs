@@ -17,8 +17,8 @@ pub const RING_LINES_MAX: u32 = 4096;
 pub const RING_LINES_DEFAULT: u32 = 32;
 /// The largest payload area of a segment, in bytes.
 pub const AREA_BYTES_MAX: u32 = 4 << 20;
-/// The payload area of a segment when nobody says otherwise, in bytes. It is also the longest
-/// payload that such a connection carries in one message, less nothing: the inline bytes are extra.
+/// The payload area of a segment when nobody says otherwise, in bytes. A message
+/// carries at most that much and [`INLINE_BYTES`] more.
 pub const AREA_BYTES_DEFAULT: u32 = 8 << 10;
 
 /// The longest frame on a kernel socket, in bytes.
