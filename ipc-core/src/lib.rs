@@ -6,7 +6,7 @@
 //! - [`doorbell`]: how a reader sleeps and a writer wakes it.
 //! - [`notification`]: bits that are posted.
 //! - [`client`], [`server`]: the two ends of a connection: transactions.
-//! - [`receive`]: one thread that serves many connections.
+//! - [`receive`]: one thread that looks after many connections; [`end`]: what it needs of each.
 //! - [`wait`]: spin, adaptive, block.
 //! - [`control`], [`status`]: kernel sockets; status segments and task pages.
 //! - [`platform`]: the machine, or loom in its place.
@@ -17,6 +17,7 @@
 pub mod client;
 pub mod control;
 pub mod doorbell;
+pub mod end;
 mod flight;
 pub mod half;
 mod inherit;

@@ -9,6 +9,7 @@
 //! [`EMPTY_RINGS_MAX`] such rings its doorbell is taken out of the epoll set and its ring is looked
 //! at every [`MUTED_LOOK_NS`] instead, until there is a message in it.
 
+use crate::end::End;
 use crate::platform::{Host, Platform};
 use crate::ring::{Buffer, Fault};
 use crate::server::{Found, Port, ServerEnd, Taken, sleep_fence};
@@ -52,9 +53,9 @@ impl Key {
 
 /// What [`Receiver::next`] found.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Turn {
+pub enum Turn<M = Taken> {
     /// A message was taken; its payload is in the buffer.
-    Message(Key, Taken),
+    Message(Key, M),
     /// A client posted these notification bits.
     Notified(Key, u64),
     /// A connection has ended.
@@ -70,8 +71,8 @@ pub enum Turn {
 }
 
 #[derive(Debug)]
-struct Place {
-    end: ServerEnd<Host>,
+struct Place<E> {
+    end: E,
     doorbell: OwnedFd,
     generation: u32,
     idle: u32,
@@ -83,9 +84,9 @@ struct Place {
 
 /// Receives from many connections in one thread.
 #[derive(Debug)]
-pub struct Receiver {
+pub struct Receiver<E: End = ServerEnd<Host>> {
     epoll: OwnedFd,
-    places: Slab<Place>,
+    places: Slab<Place<E>>,
     generation: u32,
     polled: Vec<usize>,
     cursor: usize,
@@ -100,7 +101,7 @@ pub struct Receiver {
     readable: VecDeque<u32>,
 }
 
-impl Receiver {
+impl<E: End> Receiver<E> {
     /// One without connections. `status` is the task's status segment, if it has a kernel.
     ///
     /// # Errors
@@ -133,7 +134,7 @@ impl Receiver {
     ///
     /// # Errors
     /// What Linux says.
-    pub fn add(&mut self, end: ServerEnd<Host>, doorbell: OwnedFd) -> io::Result<Key> {
+    pub fn add(&mut self, end: E, doorbell: OwnedFd) -> io::Result<Key> {
         let entry = self.places.vacant_entry();
         let index = entry.key();
         // The nested instance is never read: each ring is an edge, which the outer one passes on.
@@ -160,7 +161,7 @@ impl Receiver {
     }
 
     /// Removes a connection and answers its end.
-    pub fn remove(&mut self, key: Key) -> Option<ServerEnd<Host>> {
+    pub fn remove(&mut self, key: Key) -> Option<E> {
         self.place(key)?;
         let index = key.index as usize;
         let place = self.places.remove(index);
@@ -197,15 +198,18 @@ impl Receiver {
         self.places.is_empty()
     }
 
-    /// The sending half of a connection.
+    /// A connection's end, to send by. Whoever receives from it does so through [`Receiver::next`].
     #[must_use]
     #[inline]
-    pub fn port(&self, key: Key) -> Option<&Arc<Port<Host>>> {
-        self.place(key).map(|place| place.end.port())
+    pub fn end(&mut self, key: Key) -> Option<&mut E> {
+        self.places
+            .get_mut(key.index as usize)
+            .filter(|place| place.generation == key.generation)
+            .map(|place| &mut place.end)
     }
 
     #[inline]
-    fn place(&self, key: Key) -> Option<&Place> {
+    fn place(&self, key: Key) -> Option<&Place<E>> {
         self.places.get(key.index as usize).filter(|place| place.generation == key.generation)
     }
 
@@ -219,7 +223,7 @@ impl Receiver {
     /// # Errors
     /// What Linux says to waiting, which is a mistake of this library.
     #[inline]
-    pub fn next(&mut self, out: &mut Buffer, deadline: u64) -> io::Result<Turn> {
+    pub fn next(&mut self, out: &mut Buffer, deadline: u64) -> io::Result<Turn<E::Message>> {
         if let Some(token) = self.readable.pop_front() {
             return Ok(Turn::Descriptor(token));
         }
@@ -269,7 +273,7 @@ impl Receiver {
 
     /// One pass over the polled connections.
     #[inline]
-    fn poll(&mut self, out: &mut Buffer) -> Option<Turn> {
+    fn poll(&mut self, out: &mut Buffer) -> Option<Turn<E::Message>> {
         for _ in 0..self.polled.len() {
             if self.cursor >= self.polled.len() {
                 self.cursor = 0;
@@ -326,7 +330,7 @@ impl Receiver {
 
     /// What is looked at while spinning.
     #[cold]
-    fn idle_look(&mut self) -> io::Result<Option<Turn>> {
+    fn idle_look(&mut self) -> io::Result<Option<Turn<E::Message>>> {
         for &index in &self.polled {
             self.places[index].end.settle();
         }
@@ -345,7 +349,7 @@ impl Receiver {
 
     /// What is looked at now and then while messages come without a pause.
     #[cold]
-    fn look_elsewhere(&mut self, deadline: u64) -> io::Result<Option<Turn>> {
+    fn look_elsewhere(&mut self, deadline: u64) -> io::Result<Option<Turn<E::Message>>> {
         if let Some(turn) = self.kernel_turn() {
             return Ok(Some(turn));
         }
@@ -360,7 +364,7 @@ impl Receiver {
     }
 
     /// Notification bits of a polled connection.
-    fn notified(&mut self) -> Option<Turn> {
+    fn notified(&mut self) -> Option<Turn<E::Message>> {
         for _ in 0..self.polled.len() {
             self.turn_to_notify = (self.turn_to_notify + 1) % self.polled.len();
             let index = self.polled[self.turn_to_notify];
@@ -377,7 +381,7 @@ impl Receiver {
         None
     }
 
-    fn kernel_turn(&mut self) -> Option<Turn> {
+    fn kernel_turn(&mut self) -> Option<Turn<E::Message>> {
         let word = self.status.as_ref()?.load(0);
         (word != self.kernel_word).then(|| {
             self.kernel_word = word;
@@ -387,7 +391,7 @@ impl Receiver {
 
     /// Lies down with all polled connections, and waits in epoll if there is nothing in any.
     #[cold]
-    fn sleep(&mut self, deadline: u64) -> io::Result<Option<Turn>> {
+    fn sleep(&mut self, deadline: u64) -> io::Result<Option<Turn<E::Message>>> {
         for &index in &self.polled {
             self.places[index].end.lie_down();
         }
@@ -423,7 +427,7 @@ impl Receiver {
         Ok(turn)
     }
 
-    fn ready_turn(&mut self) -> Option<Turn> {
+    fn ready_turn(&mut self) -> Option<Turn<E::Message>> {
         if let Some(turn) = self.notified() {
             return Some(turn);
         }
@@ -440,7 +444,7 @@ impl Receiver {
 
     /// Asks epoll, for at most `timeout` ns (`None`: for as long as it takes). Rung connections are
     /// polled from now on.
-    fn ask_epoll(&mut self, timeout: Option<u64>) -> io::Result<Option<Turn>> {
+    fn ask_epoll(&mut self, timeout: Option<u64>) -> io::Result<Option<Turn<E::Message>>> {
         let slept = timeout != Some(0);
         let timeout = timeout.map(|ns| Timespec {
             tv_sec: (ns / 1_000_000_000) as i64,
@@ -510,5 +514,14 @@ impl Receiver {
                 self.muted.push(index);
             }
         }
+    }
+}
+
+impl Receiver {
+    /// The sending half of a connection.
+    #[must_use]
+    #[inline]
+    pub fn port(&self, key: Key) -> Option<&Arc<Port<Host>>> {
+        self.place(key).map(|place| place.end.port())
     }
 }

@@ -34,13 +34,13 @@ use std::sync::Arc;
 
 /// What a look at a connection found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum Found<M = Taken> {
     /// No message.
     Nothing,
     /// A message whose reply has no room yet.
     NoRoom,
     /// A message, taken; its payload is in the buffer.
-    Message(Taken),
+    Message(M),
     /// The connection has ended.
     Ended(ConnectionState),
 }
