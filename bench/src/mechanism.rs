@@ -86,6 +86,21 @@ pub trait Mechanism: fmt::Debug + Sync {
         None
     }
 
+    /// How it waits, with or without a choice, so that like can be compared with like. One that
+    /// only yields its processor never sleeps, and so counts as spinning.
+    fn waits(&self) -> Wait {
+        self.wait().unwrap_or(Wait::Block)
+    }
+
+    /// Whether it carries payloads of that size.
+    ///
+    /// # Errors
+    /// The limit and where it comes from, to be shown: `"a datagram holds at most 65507 bytes"`.
+    fn carries(&self, payload_bytes: usize) -> Result<(), String> {
+        let _ = payload_bytes;
+        Ok(())
+    }
+
     /// Whether it makes sense with this number of cores. One that only spins does not with 1.
     fn runs_on(&self, cores: usize) -> bool {
         let _ = cores;
@@ -97,7 +112,9 @@ pub trait Mechanism: fmt::Debug + Sync {
     /// meanwhile, so this may exchange whatever both need to meet.
     ///
     /// # Errors
-    /// Whatever Linux refused.
+    /// [`Unsupported`](io::ErrorKind::Unsupported) if this machine lacks what the mechanism needs,
+    /// or does not permit it: the text says what, and the run goes on without the mechanism.
+    /// Anything else that Linux refused is a failure.
     fn connect(&self, setting: Setting, launcher: &mut Launcher) -> io::Result<Box<dyn Client>>;
 
     /// Partner process: the answering half, given the descriptors handed to [`Launcher::start`].

@@ -15,7 +15,7 @@ use super::exactly;
 use super::shared::Shared;
 use crate::Launcher;
 use crate::Recorder;
-use crate::mechanism::{Block, Client, Mechanism, Rescue, Server, Setting, answer};
+use crate::mechanism::{Block, Client, Mechanism, Rescue, Server, Setting, Wait, answer};
 
 /// Variants of a block: with the processor's hint that it is in a spin loop, and without.
 const VARIANTS: u32 = 2;
@@ -31,6 +31,10 @@ pub(crate) struct Floor;
 impl Mechanism for Floor {
     fn name(&self) -> &'static str {
         "floor"
+    }
+
+    fn waits(&self) -> Wait {
+        Wait::Spin
     }
 
     fn runs_on(&self, cores: usize) -> bool {
