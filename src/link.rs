@@ -292,6 +292,7 @@ fn brought(answer: Answer) -> Vec<Request> {
         Answer::Connecting { connection, .. } => {
             vec![Request::Disconnect { connection, why: Why::Closed }]
         }
+        Answer::Attaching { connection, arena } => vec![Request::Detach { connection, arena }],
         Answer::Slot(received) => vec![Request::Delete { slot: received.slot }],
         Answer::Task { capability, .. } => vec![Request::Delete { slot: capability.slot }],
         Answer::Received(received) => {

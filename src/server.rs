@@ -183,6 +183,11 @@ impl Server {
                 }
                 Event::Watched { slot, what, .. } => service.watched(&mut self.world, slot, what),
                 Event::NoSenders { endpoint } => service.no_senders(&mut self.world, endpoint),
+                // This server reads no leases: it refuses.
+                Event::Attach { connection, arena, .. } => {
+                    self.world.task.link().tell(&Request::Detach { connection, arena });
+                }
+                Event::Detached { .. } => {}
             }
         }
         Ok(())

@@ -4,7 +4,7 @@
 //! effect, in the order in which it must happen. The shell performs them and decides nothing.
 
 use rendez_protocol::kernel::{Answer, Event};
-use rendez_protocol::{ConnectionId, TaskId};
+use rendez_protocol::{ArenaId, ConnectionId, TaskId};
 
 /// One end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,6 +26,21 @@ impl Side {
     }
 }
 
+/// What two segments, one written by each end of a connection, are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Pair {
+    /// The connection's own: its rings.
+    Connection(ConnectionId),
+    /// A connection's arenas. The server's may be of no bytes, and then there is none.
+    Arena(ConnectionId, ArenaId),
+}
+
+impl From<ConnectionId> for Pair {
+    fn from(connection: ConnectionId) -> Self {
+        Self::Connection(connection)
+    }
+}
+
 /// A descriptor to send along, by what it is. The shell makes it when it is first named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Attach {
@@ -36,9 +51,9 @@ pub enum Attach {
     /// The end of a created task's kernel socket that its process inherits.
     TaskSocket(TaskId),
     /// The segment that `Side` of the connection writes, for its owner to map and to seal.
-    OwnSegment(ConnectionId, Side),
+    OwnSegment(Pair, Side),
     /// The segment that `Side` of the connection writes, seen to be sealed, for the other end.
-    SealedSegment(ConnectionId, Side),
+    SealedSegment(Pair, Side),
     /// The epoll instance on which `Side` waits.
     Wait(ConnectionId, Side),
     /// The eventfd that rings `Side`: the other end gets it.
@@ -70,10 +85,10 @@ pub enum Effect {
     },
     /// Make the task's kernel socket pair; the other half of a `TaskSocket`.
     MakeTask(TaskId),
-    /// Remember the size of a connection's two segments; they are made when first attached.
-    MakeConnection {
+    /// Remember the size of two segments; they are made when first attached.
+    MakeSegments {
         /// Which.
-        connection: ConnectionId,
+        pair: Pair,
         /// Bytes of the client's segment.
         client_bytes: usize,
         /// Bytes of the server's segment.
@@ -82,8 +97,8 @@ pub enum Effect {
     /// Check the segment that `side` says it has populated and sealed, then call
     /// `Machine::sealed`. The shell adds no seal itself: that could wait for the segment's owner.
     Seal {
-        /// Which connection.
-        connection: ConnectionId,
+        /// Of which pair.
+        pair: Pair,
         /// Whose segment.
         side: Side,
     },
@@ -98,8 +113,9 @@ pub enum Effect {
         /// What.
         word: u32,
     },
-    /// Let go of all descriptors of a connection.
-    ForgetConnection(ConnectionId),
+    /// Let go of all descriptors that are left of a pair of segments: both ends have got theirs, or
+    /// there is nothing to be got any more. Said once for each pair that was made.
+    ForgetSegments(Pair),
     /// Send a task's process a POSIX signal through its pidfd, then answer the request with
     /// `Done` or the error.
     Signal {

@@ -55,6 +55,16 @@ pub struct ObjectId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Ticket(pub u64);
 
+/// An arena of a connection: counted from 1 for each connection, never used again within it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ArenaId(pub u32);
+
+impl fmt::Display for ArenaId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "arena {}", self.0)
+    }
+}
+
 impl TaskId {
     /// The kernel, as the task that capabilities to "the system" name.
     pub const KERNEL: Self = Self { index: 0, generation: 0 };

@@ -8,7 +8,7 @@
 //! Descriptors travel from the kernel to a task and never the other way. Which descriptors come
 //! with a frame, and in what order, is said at each variant.
 
-use crate::id::{ConnectionId, ObjectId, Slot, TaskId, Ticket};
+use crate::id::{ArenaId, ConnectionId, ObjectId, Slot, TaskId, Ticket};
 use crate::rights::Rights;
 use crate::status::Why;
 use crate::version::{Interface, PROTOCOL, Version};
@@ -326,6 +326,41 @@ pub enum Request {
         /// What they are given.
         give: Vec<Give>,
     },
+    /// Have memory for leases: an arena that the client writes and, if `replies` is not 0, one that
+    /// the server writes, under one id. From the client of a complete connection only; at most
+    /// [`ARENAS_MAX`](crate::limit::ARENAS_MAX) at a time. Both count as the client's bytes.
+    /// → [`Answer::Attaching`]
+    Attach {
+        /// Of which connection.
+        connection: ConnectionId,
+        /// Bytes of the client's own arena: a multiple of 4096, at least that, at most
+        /// [`ARENA_BYTES_MAX`](crate::limit::ARENA_BYTES_MAX).
+        requests: u32,
+        /// Bytes of the server's arena: a multiple of 4096, at most
+        /// [`ARENA_BYTES_MAX`](crate::limit::ARENA_BYTES_MAX), or 0 for none.
+        replies: u32,
+    },
+    /// An own arena is mapped, populated, sealed and its descriptor closed, as with
+    /// [`Request::Mapped`]; from a server without an arena of its own: the client's is mapped. From
+    /// the client: → [`Answer::Attached`] once the server has done the same, or
+    /// [`KernelError::NotAttached`]. From the server: → [`Answer::Done`].
+    ArenaMapped {
+        /// Of which connection.
+        connection: ConnectionId,
+        /// Which.
+        arena: ArenaId,
+    },
+    /// Let go of a pair of arenas, attached or not; from the server before it has said
+    /// [`Request::ArenaMapped`]: refuse it. The other end is told ([`Event::Detached`], or
+    /// [`KernelError::NotAttached`] if it waits); mappings stay until their holders unmap them. Of an
+    /// arena that the other end has detached meanwhile: [`KernelError::BadArena`], which is no
+    /// mistake. → [`Answer::Done`]
+    Detach {
+        /// Of which connection.
+        connection: ConnectionId,
+        /// Which.
+        arena: ArenaId,
+    },
 }
 
 /// What the kernel answers.
@@ -397,6 +432,16 @@ pub enum Answer {
     Tasks(Vec<TaskInfo>),
     /// It could not be done.
     Error(KernelError),
+    /// Arenas are being attached. Descriptor: the client's own arena (map for writing, populate,
+    /// seal, close, then [`Request::ArenaMapped`]).
+    Attaching {
+        /// Of which connection.
+        connection: ConnectionId,
+        /// Which.
+        arena: ArenaId,
+    },
+    /// The arenas are attached. Descriptor: if the server has one, its arena (map for reading).
+    Attached,
 }
 
 /// What the kernel tells a task unasked.
@@ -451,6 +496,27 @@ pub enum Event {
     NoSenders {
         /// The endpoint.
         endpoint: ObjectId,
+    },
+    /// A client wants to attach arenas and has mapped its own. Descriptors: if `replies` is not 0,
+    /// the server's own arena (map for writing, populate, seal, close); the client's arena (map for
+    /// reading). The server then says [`Request::ArenaMapped`], or [`Request::Detach`] to refuse.
+    Attach {
+        /// Of which connection.
+        connection: ConnectionId,
+        /// Which.
+        arena: ArenaId,
+        /// Bytes of the client's arena.
+        requests: u32,
+        /// Bytes of the server's own arena, 0 if it is to have none.
+        replies: u32,
+    },
+    /// The other end has let go of arenas that this end knew of. (The end of a connection is the
+    /// end of its arenas, and is told by [`Event::Closed`] alone.)
+    Detached {
+        /// Of which connection.
+        connection: ConnectionId,
+        /// Which.
+        arena: ArenaId,
     },
 }
 
@@ -581,6 +647,22 @@ pub enum KernelError {
     /// No such connection, or not the caller's.
     #[error("{0} is not a connection of this task (closed, or never was)")]
     BadConnection(ConnectionId),
+    /// The connection has no such arena: detached, or never attached.
+    #[error("{connection} has no {arena} (detached, or never attached)")]
+    BadArena {
+        /// Which connection.
+        connection: ConnectionId,
+        /// Which arena.
+        arena: ArenaId,
+    },
+    /// The other end refused the arenas, or their connection ended, before they were attached.
+    #[error("{arena} was not attached: {why}")]
+    NotAttached {
+        /// Which.
+        arena: ArenaId,
+        /// Why.
+        why: Why,
+    },
     /// The ticket is unknown, used, for another connection, or for the other end.
     #[error("the ticket is not valid here (used, withdrawn, or for another connection)")]
     BadTicket,

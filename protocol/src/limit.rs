@@ -21,6 +21,19 @@ pub const AREA_BYTES_MAX: u32 = 4 << 20;
 /// carries at most that much and [`INLINE_BYTES`] more.
 pub const AREA_BYTES_DEFAULT: u32 = 8 << 10;
 
+/// The largest arena, in bytes.
+pub const ARENA_BYTES_MAX: u32 = 1 << 30;
+/// Arenas that a connection may have at a time, pairs counted once, those being attached included.
+pub const ARENAS_MAX: usize = 8;
+/// What the places of leases in an arena are multiples of, in bytes.
+pub const ARENA_UNIT_BYTES: usize = 64;
+/// Bytes at the start of a client's arena that hold release words and no lease.
+pub const ARENA_HEAD_BYTES: usize = 4096;
+/// Leases that all replies through one arena may have at a time: its release words.
+pub const RELEASE_WORDS: usize = 256;
+/// The most leases that one message carries.
+pub const LEASES_MAX: usize = 8;
+
 /// The longest frame on a kernel socket, in bytes.
 pub const FRAME_BYTES_MAX: usize = 64 << 10;
 /// The most descriptors that travel with one frame.

@@ -13,7 +13,7 @@ use super::words::Words;
 use crate::effect::Side;
 use crate::quota::Count;
 use rendez_protocol::kernel::Travel;
-use rendez_protocol::{Rights, TaskId};
+use rendez_protocol::{Rights, TaskId, limit};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Machine {
@@ -107,7 +107,10 @@ impl Machine {
         counted(task.server_connections, ends(Side::Server).count(), "connections of a server");
         let bytes: u64 = ends(Side::Client)
             .filter_map(|(id, _)| self.connections.get(*id))
-            .map(|connection| connection.bytes())
+            .map(|connection| {
+                let arenas: u64 = connection.arenas.values().map(|arena| arena.bytes()).sum();
+                connection.bytes().saturating_add(arenas)
+            })
             .sum();
         assert_eq!(task.segment_bytes.get(), bytes, "bytes of {id}");
         let mut shares: BTreeMap<TaskId, Share> = BTreeMap::new();
@@ -115,6 +118,9 @@ impl Machine {
             let share = shares.entry(connection.server.task).or_default();
             share.connections.add(1);
             share.reply_bytes.add(connection.wanted.reply_bytes());
+            for arena in connection.arenas.values() {
+                share.reply_bytes.add(arena.replies.into());
+            }
         }
         assert_eq!(task.shares, shares, "shares of {id}");
 
@@ -165,6 +171,11 @@ impl Machine {
                                 | Phase::ServerSeals { client, .. } if client == *transaction
                             )
                     })
+                }
+                Wait::Arena(connection, arena) => {
+                    let arena =
+                        self.connections.get(*connection).and_then(|it| it.arenas.get(arena));
+                    arena.and_then(|arena| arena.waiting(Side::Client)) == Some(*transaction)
                 }
             };
             assert!(holds, "transaction {transaction} of {id} waits for nothing");
@@ -244,6 +255,16 @@ impl Machine {
                 let task = self.tasks.get(connection.client.task);
                 let wait = task.and_then(|task| task.waits.get(&transaction));
                 assert_eq!(wait, Some(&Wait::Mapped(id)), "nobody waits for {id}");
+            }
+            assert!(connection.arenas.len() <= limit::ARENAS_MAX, "too many arenas");
+            for (arena, of) in &connection.arenas {
+                assert!((1..=connection.arenas_ever).contains(&arena.0), "{arena} of {id}");
+                assert_eq!(connection.phase, Phase::Open, "arenas of what is not complete");
+                if let Some(transaction) = of.waiting(Side::Client) {
+                    let task = self.tasks.get(connection.client.task);
+                    let wait = task.and_then(|task| task.waits.get(&transaction));
+                    assert_eq!(wait, Some(&Wait::Arena(id, *arena)), "nobody waits for {arena}");
+                }
             }
             for ticket in &connection.tickets {
                 let escrow = self.escrow.get(ticket).map(|escrow| escrow.connection);

@@ -7,14 +7,17 @@
 //! A task may connect to itself. Where a request of such a task leaves open which end it means, it
 //! means the client's.
 
+use super::arena::Arena;
 use super::tree::{Holder, Node, NodeId};
 use super::words::Words;
 use super::{Machine, Reply, label};
-use crate::effect::{Attach, Effect, Side};
+use crate::effect::{Attach, Effect, Pair, Side};
 use rendez_protocol::kernel::{Answer, Doorbell, KernelError, ObjectKind, Shape};
 use rendez_protocol::status::ConnectionState;
-use rendez_protocol::{ConnectionId, Interface, ObjectId, Rights, Slot, TaskId, Ticket, limit};
-use std::collections::BTreeSet;
+use rendez_protocol::{
+    ArenaId, ConnectionId, Interface, ObjectId, Rights, Slot, TaskId, Ticket, limit,
+};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a client asks for when it connects.
 #[derive(Clone, Debug)]
@@ -105,6 +108,10 @@ pub(super) struct Connection {
     pub(super) serves: Option<Interface>,
     /// What is in escrow for it.
     pub(super) tickets: BTreeSet<Ticket>,
+    /// Arenas, attached or on the way there.
+    pub(super) arenas: BTreeMap<ArenaId, Arena>,
+    /// How many it has had.
+    pub(super) arenas_ever: u32,
 }
 
 impl Connection {
@@ -221,8 +228,8 @@ impl Machine {
         if let Some(task) = self.tasks.get_mut(receiver.task) {
             task.server_connections.add(1);
         }
-        self.effects.push(Effect::MakeConnection {
-            connection: id,
+        self.effects.push(Effect::MakeSegments {
+            pair: id.into(),
             client_bytes: wanted.requests.segment_bytes(),
             server_bytes: wanted.replies.segment_bytes(),
         });
@@ -247,12 +254,14 @@ impl Machine {
             wanted,
             serves: receiver.interface,
             tickets: BTreeSet::new(),
+            arenas: BTreeMap::new(),
+            arenas_ever: 0,
         });
         if client_reused {
             self.set_status(client, client_index, ConnectionState::Open as u32);
         }
         let answer = Answer::Connecting { connection: id, status_index: client_index };
-        let attach = vec![Attach::OwnSegment(id, Side::Client)];
+        let attach = vec![Attach::OwnSegment(Pair::Connection(id), Side::Client)];
         self.answer_with(client, transaction, answer, attach);
         Ok(())
     }

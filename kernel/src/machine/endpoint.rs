@@ -11,7 +11,7 @@ use super::{Machine, Reply, label};
 use crate::effect::Side;
 use crate::quota::Count;
 use rendez_protocol::kernel::{Answer, Event, Fate, KernelError, ObjectKind};
-use rendez_protocol::{ConnectionId, Interface, ObjectId, Rights, Slot, TaskId, Why};
+use rendez_protocol::{ArenaId, ConnectionId, Interface, ObjectId, Rights, Slot, TaskId, Why};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// All rights that there are to an endpoint.
@@ -71,6 +71,8 @@ pub(super) enum Wait {
     Connect(ObjectId, u64),
     /// A client's `Mapped`: the completion of this connection.
     Mapped(ConnectionId),
+    /// A client's `ArenaMapped`: the attachment of these arenas.
+    Arena(ConnectionId, ArenaId),
 }
 
 impl Machine {
@@ -182,6 +184,9 @@ impl Machine {
             }
             Wait::Mapped(connection) => {
                 self.end(connection, Why::Cancelled, Some(Side::Client));
+            }
+            Wait::Arena(connection, arena) => {
+                self.end_arena(connection, arena, Why::Cancelled, Side::Client);
             }
         }
     }

@@ -3,10 +3,11 @@
 //! The table in the essay of the module above names the phases. A request that waits for a step is
 //! remembered in the phase itself, so whatever ends the connection finds who must be answered.
 
+use super::arena::Phase as ArenaPhase;
 use super::connection::Phase;
 use super::endpoint::Wait;
 use super::{Machine, Reply};
-use crate::effect::{Attach, Effect, Side};
+use crate::effect::{Attach, Effect, Pair, Side};
 use rendez_protocol::kernel::{Answer, Doorbell, Event, KernelError};
 use rendez_protocol::status::ConnectionState;
 use rendez_protocol::{ConnectionId, TaskId, Why};
@@ -37,7 +38,7 @@ impl Machine {
             }
             _ => return Err(KernelError::Order(format!("{id} does not wait for this end"))),
         };
-        self.effects.push(Effect::Seal { connection: id, side });
+        self.effects.push(Effect::Seal { pair: id.into(), side });
         Ok(None)
     }
 
@@ -101,8 +102,8 @@ impl Machine {
             rings: client.doorbell,
         };
         let mut attach = vec![
-            Attach::OwnSegment(id, Side::Server),
-            Attach::SealedSegment(id, Side::Client),
+            Attach::OwnSegment(id.into(), Side::Server),
+            Attach::SealedSegment(id.into(), Side::Client),
             Attach::Wait(id, Side::Server),
         ];
         if client.doorbell == Doorbell::Event {
@@ -124,7 +125,7 @@ impl Machine {
             rings: server.doorbell,
             interface: connection.serves.clone(),
         };
-        let mut attach = vec![Attach::SealedSegment(id, Side::Server)];
+        let mut attach = vec![Attach::SealedSegment(id.into(), Side::Server)];
         if server.doorbell == Doorbell::Event {
             attach.push(Attach::Ring(id, Side::Server));
         }
@@ -136,6 +137,7 @@ impl Machine {
         {
             self.answer_with(client.task, transaction, answer, attach);
         }
+        self.effects.push(Effect::ForgetSegments(id.into()));
     }
 
     /// Ends a connection at the wish of one of its ends.
@@ -169,6 +171,9 @@ impl Machine {
         for ticket in &connection.tickets {
             self.void(*ticket);
         }
+        for arena in connection.arenas.values() {
+            self.give_back(connection.client.task, connection.server.task, arena);
+        }
         let bytes = connection.bytes();
         if let Some(task) = self.tasks.get_mut(connection.client.task) {
             task.client_connections.sub(1);
@@ -194,6 +199,14 @@ impl Machine {
                 self.set_status(end.task, end.index, state_after(why) as u32);
             }
         }
+        for (arena, ended) in &connection.arenas {
+            for side in sides {
+                self.arena_refused(connection.end(side).task, side, *arena, ended, why);
+            }
+            if ended.phase != ArenaPhase::Attached {
+                self.effects.push(Effect::ForgetSegments(Pair::Arena(id, *arena)));
+            }
+        }
         for side in sides.into_iter().filter(|side| connection.knows(*side)) {
             let task = connection.end(side).task;
             let error = Err(KernelError::NotCompleted(why));
@@ -209,7 +222,9 @@ impl Machine {
                 self.tell(task, Event::Closed { connection: id, why }, Vec::new());
             }
         }
-        self.effects.push(Effect::ForgetConnection(id));
+        if connection.phase != Phase::Open {
+            self.effects.push(Effect::ForgetSegments(id.into()));
+        }
     }
 }
 

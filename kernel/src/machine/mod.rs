@@ -14,6 +14,7 @@
 //! | `tree` | the derivation tree, in which all capabilities hang |
 //! | `endpoint` | endpoints: their one receiver, and the connects that wait for it |
 //! | `connection`, `handshake` | connections: made in steps, ended in one |
+//! | `arena` | memory for leases: attached in steps, detached in one |
 //! | `words` | the words of a task's status segment |
 //! | `ticket` | capabilities in escrow, on their way over a connection |
 //! | `watch` | who is told of whose death |
@@ -45,7 +46,7 @@
 //! The server knows nothing of a connection before `Incoming`, and cannot name it. Whatever ends a
 //! connection, at whatever phase, ends it completely: status words first, then those who wait for
 //! it are answered, then whoever knew of it and did not ask for its end is told. Its tickets die
-//! with it: what was minted for them is gone, what was moved is back in its slot.
+//! with it: what was minted for them is gone, what was moved is back in its slot. So do its arenas.
 //!
 //! # Bounds
 //!
@@ -60,6 +61,7 @@
     allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects)
 )]
 
+mod arena;
 mod check;
 mod connection;
 mod death;
@@ -76,7 +78,7 @@ mod tree;
 mod watch;
 mod words;
 
-use crate::effect::{Attach, Effect, Side};
+use crate::effect::{Attach, Effect, Pair, Side};
 use crate::quota::Quotas;
 use connection::{Connection, Wanted};
 use endpoint::Endpoint;
@@ -196,28 +198,29 @@ impl Machine {
         effects.append(&mut self.effects);
     }
 
-    /// The outcome of [`Effect::Seal`]. An error ends the connection with `Protocol` for both ends.
+    /// The outcome of [`Effect::Seal`]. An error ends what was to be made: the connection, with
+    /// `Protocol` for both ends, or the arenas.
     pub fn sealed(
         &mut self,
-        connection: ConnectionId,
+        pair: Pair,
         side: Side,
         result: Result<(), KernelError>,
         effects: &mut Vec<Effect>,
     ) {
-        self.seal_done(connection, side, result);
+        match pair {
+            Pair::Connection(connection) => self.seal_done(connection, side, result),
+            Pair::Arena(connection, arena) => self.arena_sealed(connection, arena, side, result),
+        }
         effects.append(&mut self.effects);
     }
 
-    /// A connection cannot be made for lack of something at `side`, which has not been told of it
-    /// or is told otherwise. The other end is told `why`. Idempotent.
-    pub fn give_up(
-        &mut self,
-        connection: ConnectionId,
-        side: Side,
-        why: Why,
-        effects: &mut Vec<Effect>,
-    ) {
-        self.end(connection, why, Some(side));
+    /// A connection, or a pair of arenas, cannot be made for lack of something at `side`, which has
+    /// not been told of it or is told otherwise. The other end is told `why`. Idempotent.
+    pub fn give_up(&mut self, pair: Pair, side: Side, why: Why, effects: &mut Vec<Effect>) {
+        match pair {
+            Pair::Connection(connection) => self.end(connection, why, Some(side)),
+            Pair::Arena(connection, arena) => self.end_arena(connection, arena, why, side),
+        }
         effects.append(&mut self.effects);
     }
 
@@ -309,6 +312,13 @@ impl Machine {
             Request::Kill { slot, signal } => self.kill(who, transaction, slot, signal),
             Request::List { slot } => self.list(who, transaction, slot),
             Request::FrontDoor { slot, give } => self.set_front_door(who, slot, &give),
+            Request::Attach { connection, requests, replies } => {
+                self.attach(who, transaction, connection, requests, replies)
+            }
+            Request::ArenaMapped { connection, arena } => {
+                self.arena_mapped(who, transaction, connection, arena)
+            }
+            Request::Detach { connection, arena } => self.detach(who, connection, arena),
         }
     }
 

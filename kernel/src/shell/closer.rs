@@ -8,21 +8,42 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::rc::{Rc, Weak};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 
 /// Both closers.
 #[derive(Debug)]
 pub(super) struct Closers {
-    plain: Option<(Sender<OwnedFd>, JoinHandle<()>)>,
+    plain: Option<(Rc<Sender<OwnedFd>>, JoinHandle<()>)>,
     suspect: Sender<OwnedFd>,
+}
+
+/// For closing one thing that may take long: what [`Closers::close`] does, for who has only this.
+#[derive(Clone, Debug)]
+pub(super) struct Closing(Weak<Sender<OwnedFd>>);
+
+impl Closing {
+    /// Closes a descriptor of our own.
+    pub(super) fn close(&self, descriptor: OwnedFd) {
+        // Without closers the kernel ends, and may take its time.
+        if let Some(sender) = self.0.upgrade() {
+            let _ = sender.send(descriptor);
+        }
+    }
 }
 
 impl Closers {
     /// Starts both threads; each runs `confine` first.
     pub(super) fn start(confine: fn() -> io::Result<()>) -> io::Result<Self> {
         let (suspect, _detached) = start("closer-suspect", confine)?;
-        Ok(Self { plain: Some(start("closer", confine)?), suspect })
+        let (plain, thread) = start("closer", confine)?;
+        Ok(Self { plain: Some((Rc::new(plain), thread)), suspect })
+    }
+
+    /// What the plain one does, to be kept elsewhere.
+    pub(super) fn closing(&self) -> Closing {
+        Closing(self.plain.as_ref().map_or_else(Weak::new, |(sender, _)| Rc::downgrade(sender)))
     }
 
     /// Closes a socket that holds nothing of a stranger's, or another descriptor of our own.

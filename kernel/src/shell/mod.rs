@@ -66,10 +66,11 @@ const PER_TURN: usize = 16;
 /// Processes of one uid that may be at the front door without having greeted. When another comes,
 /// the one that has been silent for longest is shown out.
 const UNGREETED_MAX: usize = 64;
-/// What part of the kernel's descriptors one task's connections in the making may be: their number
+/// What part of the kernel's descriptors one task's connections and arenas in the making may be:
+/// their number
 /// is the number of descriptors divided by this (each takes up to five for a while).
 const MAKING_SHARE: u64 = 64;
-/// How many connections one task may have in the making however many descriptors there are.
+/// How many connections and arenas one task may have in the making however many descriptors there are.
 const MAKING_MAX: usize = 1024;
 /// How soon to try again what Linux had no room for, in ms.
 const AGAIN_MS: i64 = 50;
@@ -280,6 +281,7 @@ impl Shell {
         if let Some(lifeline) = &lifeline {
             watch(lifeline.as_fd(), LIFELINE).map_err(doing("watching the lifeline"))?;
         }
+        let closing = closers.closing();
         Ok(Self {
             machine,
             epoll,
@@ -289,6 +291,7 @@ impl Shell {
             closers,
             segments: Segments::new(
                 usize::try_from(descriptors / MAKING_SHARE).unwrap_or(MAKING_MAX).min(MAKING_MAX),
+                closing,
             ),
             peers: HashMap::new(),
             tasks: HashMap::new(),

@@ -6,17 +6,18 @@
 //! [`Peer::post`].
 
 use super::segments::Shared;
+use crate::effect::Pair;
 use crate::system::{self, Packet, Room};
 use rendez_ipc_core::control::{self, Mode};
 use rendez_ipc_core::status::{PageReader, StatusWriter};
 use rendez_protocol::kernel::{Credentials, Event, frame};
-use rendez_protocol::{ConnectionId, ObjectId, Slot, TaskId};
+use rendez_protocol::{ObjectId, Slot, TaskId};
 use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// Clients that may wait to be announced to a server that does not read; whoever comes then is
-/// refused with `Quota`. Each costs the kernel up to four descriptors.
+/// Clients, and arenas of theirs, that may wait to be announced to a server that does not read;
+/// whoever comes then is refused with `Quota`. Each costs the kernel up to four descriptors.
 pub(super) const INCOMING_MAX: usize = 128;
 /// Frames that may wait altogether. The rest are ends of connections and fates of what a task
 /// watches, of which its quotas allow fewer than this; a task with more is given up.
@@ -45,7 +46,8 @@ pub(super) enum Interest {
 /// What a queued event is about, for those that a later one takes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Topic {
-    Incoming(ConnectionId),
+    /// Something with descriptors: a client, or its arenas.
+    Offered(Pair),
     Watched(Slot, ObjectId),
     NoSenders(ObjectId),
 }
@@ -67,10 +69,13 @@ impl Outgoing {
 
     pub(super) fn event(event: &Event, payload: Vec<u8>, descriptors: Vec<Shared>) -> Self {
         let topic = match event {
-            Event::Incoming { connection, .. } => Some(Topic::Incoming(*connection)),
+            Event::Incoming { connection, .. } => Some(Topic::Offered((*connection).into())),
+            Event::Attach { connection, arena, .. } => {
+                Some(Topic::Offered(Pair::Arena(*connection, *arena)))
+            }
             Event::Watched { slot, object, .. } => Some(Topic::Watched(*slot, *object)),
             Event::NoSenders { endpoint } => Some(Topic::NoSenders(*endpoint)),
-            Event::Closed { .. } => None,
+            Event::Closed { .. } | Event::Detached { .. } => None,
         };
         Self { transaction: 0, code: frame::EVENT, payload, descriptors, topic }
     }
@@ -115,7 +120,7 @@ pub(super) struct Peer {
     room: Room,
     queue: VecDeque<Outgoing>,
     topics: HashSet<Topic>,
-    /// How many of the queued frames announce a client.
+    /// How many of the queued frames announce a client or its arenas.
     incoming: usize,
 }
 
@@ -192,18 +197,18 @@ impl Peer {
         !self.queue.is_empty()
     }
 
-    /// Whether another client may be announced.
+    /// Whether another client, or a client's arenas, may be announced.
     pub(super) fn takes_incoming(&self) -> bool {
         self.incoming < INCOMING_MAX
     }
 
-    /// Drops the queued announcement of `connection`. Whether there was one: then the task has
-    /// never heard of it.
-    pub(super) fn take_back_incoming(&mut self, connection: ConnectionId) -> bool {
-        self.take_back(Topic::Incoming(connection))
+    /// Drops the queued announcement of a connection or of arenas. Whether there was one: then the
+    /// task has never heard of it.
+    pub(super) fn take_back(&mut self, pair: Pair) -> bool {
+        self.take_back_topic(Topic::Offered(pair))
     }
 
-    fn take_back(&mut self, topic: Topic) -> bool {
+    fn take_back_topic(&mut self, topic: Topic) -> bool {
         let there = self.leaves(topic);
         if there {
             self.queue.retain(|waiting| waiting.topic != Some(topic));
@@ -214,7 +219,7 @@ impl Peer {
     /// A queued event leaves the queue. Whether it was there.
     fn leaves(&mut self, topic: Topic) -> bool {
         let there = self.topics.remove(&topic);
-        if there && matches!(topic, Topic::Incoming(_)) {
+        if there && matches!(topic, Topic::Offered(_)) {
             self.incoming = self.incoming.saturating_sub(1);
         }
         there
@@ -224,14 +229,14 @@ impl Peer {
     /// one that waits.
     pub(super) fn post(&mut self, outgoing: Outgoing) -> Sent {
         if let Some(topic) = outgoing.topic {
-            self.take_back(topic);
+            self.take_back_topic(topic);
         }
         if self.queue.len() >= QUEUE_MAX {
             return Sent::Broken;
         }
         if let Some(topic) = outgoing.topic
             && self.topics.insert(topic)
-            && matches!(topic, Topic::Incoming(_))
+            && matches!(topic, Topic::Offered(_))
         {
             self.incoming = self.incoming.saturating_add(1);
         }

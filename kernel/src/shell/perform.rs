@@ -1,15 +1,15 @@
 //! Effects: from the machine to the world.
 
 use super::peer::{Interest, Origin, Outgoing, Peer, Sent};
-use super::segments::{Shared, system as refused};
+use super::segments::{Held, Shared, system as refused};
 use super::{Shell, pair, socket_word};
-use crate::effect::{Attach, Effect, Side};
+use crate::effect::{Attach, Effect, Pair, Side};
 use crate::system;
 use rendez_ipc_core::control::FRAME_PAYLOAD_BYTES_MAX;
 use rendez_ipc_core::status::{PAGE_BYTES, PageReader, StatusWriter, memory_file};
 use rendez_protocol::kernel::{Answer, Event, KernelError};
 use rendez_protocol::status::Why;
-use rendez_protocol::{ConnectionId, TaskId, encode};
+use rendez_protocol::{TaskId, encode};
 use rustix::event::epoll::{self, EventFlags};
 use rustix::io::Errno;
 use std::os::fd::AsFd;
@@ -40,13 +40,13 @@ impl Shell {
             }
             Effect::Event { to, event, attach } => self.tell(to, &event, &attach),
             Effect::MakeTask(task) => self.make_task(task),
-            Effect::MakeConnection { connection, client_bytes, server_bytes } => {
-                self.segments.make(connection, client_bytes, server_bytes);
+            Effect::MakeSegments { pair, client_bytes, server_bytes } => {
+                self.segments.make(pair, client_bytes, server_bytes);
             }
-            Effect::Seal { connection, side } => {
-                let result = self.segments.check(connection, side);
+            Effect::Seal { pair, side } => {
+                let result = self.segments.check(pair, side);
                 let mut effects = Vec::new();
-                self.machine.sealed(connection, side, result, &mut effects);
+                self.machine.sealed(pair, side, result, &mut effects);
                 self.effects.extend(effects);
             }
             Effect::SealPage(task) => self.map_page(task),
@@ -55,7 +55,7 @@ impl Shell {
                     status.set(index, word);
                 }
             }
-            Effect::ForgetConnection(connection) => self.segments.forget(connection),
+            Effect::ForgetSegments(pair) => self.segments.forget(pair),
             Effect::Signal { to, transaction, task, signal } => {
                 let answer = match self.signal(task, signal) {
                     Ok(()) => Answer::Done,
@@ -88,7 +88,7 @@ impl Shell {
             None => pair(!self.look_always).and_then(|(ours, theirs)| {
                 let id = self.add(ours, Origin::Created)?;
                 if let Some(peer) = self.peers.get_mut(&id) {
-                    peer.inherited = Some(Rc::new(theirs));
+                    peer.inherited = Some(Rc::new(Held::new(theirs)));
                 }
                 Ok(id)
             }),
@@ -111,17 +111,15 @@ impl Shell {
         attach: &[Attach],
     ) {
         let Some((id, _)) = self.peer(to) else { return };
-        let descriptors = match &answer {
-            Answer::Connecting { connection, .. } => self.segments.charge(*connection, to),
+        let pair = attach.iter().find_map(pair_of);
+        let descriptors = match (&answer, pair) {
+            (Answer::Connecting { .. } | Answer::Attaching { .. }, Some(pair)) => {
+                self.segments.charge(pair, to)
+            }
             _ => Ok(()),
         };
         match descriptors.and_then(|()| self.attachments(attach)) {
             Ok(descriptors) => {
-                if let (Answer::Connected { .. }, Some(connection)) =
-                    (&answer, attach.iter().find_map(connection_of))
-                {
-                    self.segments.complete(connection);
-                }
                 if let (Answer::Welcome { .. }, Some(peer)) = (&answer, self.peers.get_mut(&id)) {
                     peer.welcomed = true;
                 }
@@ -134,9 +132,9 @@ impl Shell {
                     self.machine.never_made(to, capability.slot, child, &mut effects);
                     self.effects.extend(effects);
                 }
-                // Who is answered with descriptors is the one that connects.
-                if let Some(connection) = attach.iter().find_map(connection_of) {
-                    self.give_up(connection, Side::Client);
+                // Who is answered with descriptors is the one that connects, or attaches.
+                if let Some(pair) = pair {
+                    self.give_up(pair, Side::Client);
                 }
             }
         }
@@ -165,12 +163,20 @@ impl Shell {
         let Some((id, peer)) = self.peer(to) else { return };
         match event {
             // The server has not been told of it, and need not be.
-            Event::Closed { connection, .. } if peer.take_back_incoming(*connection) => {
+            Event::Closed { connection, .. } if peer.take_back((*connection).into()) => {
                 return self.flush(id);
             }
-            // It does not read: the one who connects is told so.
+            Event::Detached { connection, arena }
+                if peer.take_back(Pair::Arena(*connection, *arena)) =>
+            {
+                return self.flush(id);
+            }
+            // It does not read: the one who connects, or attaches, is told so.
             Event::Incoming { connection, .. } if !peer.takes_incoming() => {
-                return self.give_up(*connection, Side::Server);
+                return self.give_up((*connection).into(), Side::Server);
+            }
+            Event::Attach { connection, arena, .. } if !peer.takes_incoming() => {
+                return self.give_up(Pair::Arena(*connection, *arena), Side::Server);
             }
             _ => {}
         }
@@ -180,17 +186,17 @@ impl Shell {
             }
             Err(_) => {
                 // Who is told of one is the one that serves.
-                if let Some(connection) = attach.iter().find_map(connection_of) {
-                    self.give_up(connection, Side::Server);
+                if let Some(pair) = attach.iter().find_map(pair_of) {
+                    self.give_up(pair, Side::Server);
                 }
             }
         }
     }
 
-    /// Ends a connection in which one end cannot take part for lack of something.
-    fn give_up(&mut self, connection: ConnectionId, side: Side) {
+    /// Ends what one end cannot take part in for lack of something.
+    fn give_up(&mut self, pair: Pair, side: Side) {
         let mut effects = Vec::new();
-        self.machine.give_up(connection, side, Why::Quota, &mut effects);
+        self.machine.give_up(pair, side, Why::Quota, &mut effects);
         self.effects.extend(effects);
     }
 
@@ -247,13 +253,13 @@ impl Shell {
                     .map_err(|error| refused("making a status segment", error))?;
                 let file = status.take_file().ok_or_else(missing)?;
                 peer.status = Some(status);
-                Ok(Rc::new(file))
+                Ok(Rc::new(Held::new(file)))
             }
             Attach::TaskPage(task) => {
                 let (_, peer) = self.peer(task).ok_or_else(missing)?;
                 let file = memory_file("rendez-task-page", PAGE_BYTES)
                     .map_err(|error| refused("making a task page", error))?;
-                let file = Rc::new(file);
+                let file = Rc::new(Held::new(file));
                 peer.page_file = Some(Rc::clone(&file));
                 Ok(file)
             }
@@ -261,10 +267,10 @@ impl Shell {
                 .peer(task)
                 .and_then(|(_, peer)| peer.inherited.take())
                 .ok_or_else(|| refused("making the task's kernel socket", Errno::MFILE)),
-            Attach::OwnSegment(connection, side) => self.segments.own(connection, side),
-            Attach::SealedSegment(connection, side) => self.segments.sealed(connection, side),
-            Attach::Wait(connection, side) => self.segments.wait(connection, side),
-            Attach::Ring(connection, side) => self.segments.ring(connection, side),
+            Attach::OwnSegment(pair, side) => self.segments.own(pair, side),
+            Attach::SealedSegment(pair, side) => self.segments.sealed(pair, side),
+            Attach::Wait(connection, side) => self.segments.wait(connection.into(), side),
+            Attach::Ring(connection, side) => self.segments.ring(connection.into(), side),
         }
     }
 
@@ -273,7 +279,7 @@ impl Shell {
         let Some((id, peer)) = self.peer(task) else { return };
         let mapped = peer.page_file.take().and_then(|file| {
             // Nobody shares it: the frame that it went out with is sent, or this would not be read.
-            PageReader::map(Rc::into_inner(file)?).ok()
+            PageReader::map(Rc::into_inner(file)?.into_inner()?).ok()
         });
         match mapped {
             Some(page) => peer.page = Some(page),
@@ -290,12 +296,10 @@ impl Shell {
     }
 }
 
-fn connection_of(attach: &Attach) -> Option<ConnectionId> {
+fn pair_of(attach: &Attach) -> Option<Pair> {
     match attach {
-        Attach::OwnSegment(connection, _)
-        | Attach::SealedSegment(connection, _)
-        | Attach::Wait(connection, _)
-        | Attach::Ring(connection, _) => Some(*connection),
+        Attach::OwnSegment(pair, _) | Attach::SealedSegment(pair, _) => Some(*pair),
+        Attach::Wait(connection, _) | Attach::Ring(connection, _) => Some((*connection).into()),
         Attach::StatusSegment(_) | Attach::TaskPage(_) | Attach::TaskSocket(_) => None,
     }
 }

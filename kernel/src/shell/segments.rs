@@ -1,36 +1,88 @@
-//! The descriptors of connections: made when first named, let go of when passed on.
+//! The descriptors of connections and arenas: made when first named, let go of when passed on.
 
-use crate::effect::Side;
+use super::closer::Closing;
+use crate::effect::{Pair, Side};
 use rendez_ipc_core::status::{SEALS, has_hole, memory_file};
+use rendez_protocol::TaskId;
 use rendez_protocol::kernel::KernelError;
-use rendez_protocol::{ConnectionId, TaskId};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-/// A descriptor on its way to a task. Frames that wait share it with the table.
-pub(super) type Shared = Rc<OwnedFd>;
+/// Files of more bytes are closed by a closer: whoever closes last frees the memory, and that takes
+/// its time.
+const LARGE_BYTES: usize = 256 << 10;
 
-/// All connections, and which of them still cost the kernel descriptors.
+/// A descriptor on its way to a task. Frames that wait share it with the table.
+pub(super) type Shared = Rc<Held>;
+
+/// A descriptor that the kernel has for a while.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// There until it is dropped.
+    descriptor: Option<OwnedFd>,
+    /// Who closes it, if that may take long.
+    closing: Option<Closing>,
+}
+
+impl Held {
+    /// A descriptor that is closed where it is dropped.
+    pub(super) fn new(descriptor: OwnedFd) -> Self {
+        Self { descriptor: Some(descriptor), closing: None }
+    }
+
+    /// A memory file of so many bytes.
+    fn file(file: OwnedFd, bytes: usize, closing: &Closing) -> Self {
+        let closing = (bytes > LARGE_BYTES).then(|| closing.clone());
+        Self { descriptor: Some(file), closing }
+    }
+
+    /// The descriptor by itself.
+    pub(super) fn into_inner(mut self) -> Option<OwnedFd> {
+        self.descriptor.take()
+    }
+}
+
+impl AsFd for Held {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.descriptor {
+            Some(descriptor) => descriptor.as_fd(),
+            // It is taken by those who consume `self`.
+            None => unreachable!("a descriptor that was taken"),
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let (Some(descriptor), Some(closing)) = (self.descriptor.take(), &self.closing) {
+            closing.close(descriptor);
+        }
+    }
+}
+
+/// All pairs of segments that still cost the kernel descriptors.
 #[derive(Debug)]
 pub(super) struct Segments {
-    connections: HashMap<ConnectionId, Connection>,
-    /// How many connections are being made for each task that connects: between the first
+    pairs: HashMap<Pair, Made>,
+    /// How many pairs are being made for each task that asked for some: between the first
     /// descriptor that is made and the last that has gone out.
     making: HashMap<TaskId, usize>,
     making_max: usize,
+    closing: Closing,
 }
 
+/// A pair of segments, and what else the two ends of a connection get.
 #[derive(Debug)]
-struct Connection {
+struct Made {
     ends: [End; 2],
     /// Whose account it is on, while it is being made.
     maker: Option<TaskId>,
 }
 
-/// What belongs to one side of a connection.
+/// What belongs to one side.
 #[derive(Debug)]
 struct End {
     /// Bytes of the segment that this side writes.
@@ -62,60 +114,40 @@ pub(super) fn system(doing: &str, error: impl Into<io::Error>) -> KernelError {
 }
 
 impl Segments {
-    /// `making_max`: how many connections a task may have in the making.
-    pub(super) fn new(making_max: usize) -> Self {
-        Self { connections: HashMap::new(), making: HashMap::new(), making_max }
+    /// `making_max`: how many connections, and pairs of arenas, a task may have in the making.
+    pub(super) fn new(making_max: usize, closing: Closing) -> Self {
+        Self { pairs: HashMap::new(), making: HashMap::new(), making_max, closing }
     }
 
-    /// Remembers the sizes of a connection's segments.
-    pub(super) fn make(&mut self, connection: ConnectionId, client: usize, server: usize) {
+    /// Remembers the sizes of two segments.
+    pub(super) fn make(&mut self, pair: Pair, client: usize, server: usize) {
         let end = |bytes| End { bytes, segment: None, sealed: false, bell: Bell::NotMade };
-        let made = Connection { ends: [end(client), end(server)], maker: None };
-        self.connections.insert(connection, made);
+        let made = Made { ends: [end(client), end(server)], maker: None };
+        self.pairs.insert(pair, made);
     }
 
-    /// Puts what `connection` costs while it is being made on `maker`'s account.
-    pub(super) fn charge(
-        &mut self,
-        connection: ConnectionId,
-        maker: TaskId,
-    ) -> Result<(), KernelError> {
+    /// Puts what `pair` costs while it is being made on `maker`'s account.
+    pub(super) fn charge(&mut self, pair: Pair, maker: TaskId) -> Result<(), KernelError> {
         let charged = self.making.entry(maker).or_default();
         if *charged >= self.making_max {
             return Err(KernelError::Quota {
-                what: "connections of one task in the making".into(),
+                what: "connections and arenas of one task in the making".into(),
                 limit: self.making_max as u64,
             });
         }
-        if let Some(connection) = self.connections.get_mut(&connection)
-            && connection.maker.is_none()
+        if let Some(made) = self.pairs.get_mut(&pair)
+            && made.maker.is_none()
         {
-            connection.maker = Some(maker);
+            made.maker = Some(maker);
             *charged = charged.saturating_add(1);
         }
         Ok(())
     }
 
-    /// Lets go of all that is left of a connection.
-    pub(super) fn forget(&mut self, connection: ConnectionId) {
-        self.settle(connection);
-        self.connections.remove(&connection);
-    }
-
-    /// The connection is made, and its client has got what it gets: it costs no descriptor any
-    /// more. A bell that its waiter does not want, since it waits by futex, has stayed here.
-    pub(super) fn complete(&mut self, connection: ConnectionId) {
-        self.settle(connection);
-        if let Some(made) = self.connections.get_mut(&connection) {
-            for end in &mut made.ends {
-                end.bell = Bell::Made { ring: None, wait: None };
-            }
-        }
-    }
-
-    /// The connection is on nobody's account any more.
-    fn settle(&mut self, connection: ConnectionId) {
-        let maker = self.connections.get_mut(&connection).and_then(|made| made.maker.take());
+    /// Lets go of all that is left of a pair, a bell among it that its waiter does not want since it
+    /// waits by futex: it costs no descriptor any more, and is on nobody's account.
+    pub(super) fn forget(&mut self, pair: Pair) {
+        let maker = self.pairs.remove(&pair).and_then(|made| made.maker);
         if let Some(maker) = maker
             && let Some(charged) = self.making.get_mut(&maker)
         {
@@ -126,40 +158,34 @@ impl Segments {
         }
     }
 
-    fn end(&mut self, connection: ConnectionId, side: Side) -> Result<&mut End, KernelError> {
-        self.connections
-            .get_mut(&connection)
+    fn end(&mut self, pair: Pair, side: Side) -> Result<&mut End, KernelError> {
+        self.pairs
+            .get_mut(&pair)
             .and_then(|made| made.ends.get_mut(index(side)))
-            .ok_or(KernelError::BadConnection(connection))
+            .ok_or_else(|| KernelError::Order(format!("{pair:?} is not being made")))
     }
 
     /// The segment that `side` writes, for its owner; made now if it is not there yet.
-    pub(super) fn own(
-        &mut self,
-        connection: ConnectionId,
-        side: Side,
-    ) -> Result<Shared, KernelError> {
-        let end = self.end(connection, side)?;
+    pub(super) fn own(&mut self, pair: Pair, side: Side) -> Result<Shared, KernelError> {
+        let closing = self.closing.clone();
+        let end = self.end(pair, side)?;
         let segment = match end.segment.take() {
             Some(segment) => segment,
-            None => Rc::new(
-                memory_file("rendez-segment", end.bytes)
-                    .map_err(|error| system("making a segment", error))?,
-            ),
+            None => {
+                let file = memory_file("rendez-segment", end.bytes)
+                    .map_err(|error| system("making a segment", error))?;
+                Rc::new(Held::file(file, end.bytes, &closing))
+            }
         };
         end.segment = Some(Rc::clone(&segment));
         Ok(segment)
     }
 
     /// Whether the segment that `side` has populated is sealed and whole.
-    pub(super) fn check(
-        &mut self,
-        connection: ConnectionId,
-        side: Side,
-    ) -> Result<(), KernelError> {
-        let end = self.end(connection, side)?;
+    pub(super) fn check(&mut self, pair: Pair, side: Side) -> Result<(), KernelError> {
+        let end = self.end(pair, side)?;
         let Some(segment) = &end.segment else {
-            return Err(KernelError::Order(format!("{connection} has no segment to look at yet")));
+            return Err(KernelError::Order(format!("{pair:?} has no segment to look at yet")));
         };
         check(segment, end.bytes)?;
         end.sealed = true;
@@ -167,34 +193,22 @@ impl Segments {
     }
 
     /// The segment that `side` writes, sealed, for its reader: it goes out once.
-    pub(super) fn sealed(
-        &mut self,
-        connection: ConnectionId,
-        side: Side,
-    ) -> Result<Shared, KernelError> {
-        let end = self.end(connection, side)?;
-        let unsealed = || KernelError::Order(format!("{connection} has no sealed segment"));
+    pub(super) fn sealed(&mut self, pair: Pair, side: Side) -> Result<Shared, KernelError> {
+        let end = self.end(pair, side)?;
+        let unsealed = || KernelError::Order(format!("{pair:?} has no sealed segment"));
         if end.sealed { end.segment.take().ok_or_else(unsealed) } else { Err(unsealed()) }
     }
 
     /// The eventfd that rings `side`, for the other side: it goes out once.
-    pub(super) fn ring(
-        &mut self,
-        connection: ConnectionId,
-        side: Side,
-    ) -> Result<Shared, KernelError> {
-        let (ring, _) = self.end(connection, side)?.bell.made()?;
-        ring.take().ok_or_else(|| KernelError::Order(format!("{connection}: bell given away")))
+    pub(super) fn ring(&mut self, pair: Pair, side: Side) -> Result<Shared, KernelError> {
+        let (ring, _) = self.end(pair, side)?.bell.made()?;
+        ring.take().ok_or_else(|| KernelError::Order(format!("{pair:?}: bell given away")))
     }
 
     /// The epoll instance on which `side` waits: it goes out once.
-    pub(super) fn wait(
-        &mut self,
-        connection: ConnectionId,
-        side: Side,
-    ) -> Result<Shared, KernelError> {
-        let (_, wait) = self.end(connection, side)?.bell.made()?;
-        wait.take().ok_or_else(|| KernelError::Order(format!("{connection}: bell given away")))
+    pub(super) fn wait(&mut self, pair: Pair, side: Side) -> Result<Shared, KernelError> {
+        let (_, wait) = self.end(pair, side)?.bell.made()?;
+        wait.take().ok_or_else(|| KernelError::Order(format!("{pair:?}: bell given away")))
     }
 }
 
@@ -202,7 +216,10 @@ impl Bell {
     fn made(&mut self) -> Result<(&mut Option<Shared>, &mut Option<Shared>), KernelError> {
         if let Self::NotMade = self {
             let (ring, wait) = make_bell().map_err(|error| system("making a doorbell", error))?;
-            *self = Self::Made { ring: Some(Rc::new(ring)), wait: Some(Rc::new(wait)) };
+            *self = Self::Made {
+                ring: Some(Rc::new(Held::new(ring))),
+                wait: Some(Rc::new(Held::new(wait))),
+            };
         }
         match self {
             Self::Made { ring, wait } => Ok((ring, wait)),
@@ -226,7 +243,7 @@ fn make_bell() -> io::Result<(OwnedFd, OwnedFd)> {
 ///
 /// It only looks. To add a seal Linux takes the file's lock, and its owner can hold that for as
 /// long as it likes: in a `write` from memory whose page it does not provide.
-fn check(file: &OwnedFd, bytes: usize) -> Result<(), KernelError> {
+fn check(file: &Held, bytes: usize) -> Result<(), KernelError> {
     let look = |error: io::Error| system("looking at a segment", error);
     // First the seals: once they are there, neither size nor holes change any more. What was under
     // way under the file's lock when they were added was over by then.
@@ -256,17 +273,24 @@ fn check(file: &OwnedFd, bytes: usize) -> Result<(), KernelError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Bell, SEALS, Segments, Side};
+    use super::super::closer::Closers;
+    use super::{Bell, Held, LARGE_BYTES, Pair, SEALS, Segments, Side};
     use rendez_protocol::kernel::KernelError;
-    use rendez_protocol::{ConnectionId, TaskId};
+    use rendez_protocol::{ArenaId, ConnectionId, TaskId};
     use rustix::fs::SealFlags;
     use std::rc::Rc;
 
-    const CONNECTION: ConnectionId = ConnectionId { index: 1, generation: 0 };
+    const ID: ConnectionId = ConnectionId { index: 1, generation: 0 };
+    const CONNECTION: Pair = Pair::Connection(ID);
+
+    fn segments(making_max: usize) -> (Segments, Closers) {
+        let closers = Closers::start(|| Ok(())).unwrap();
+        (Segments::new(making_max, closers.closing()), closers)
+    }
 
     #[test]
     fn descriptors_leave_the_table_as_they_go_out() {
-        let mut segments = Segments::new(1);
+        let (mut segments, _closers) = segments(1);
         segments.make(CONNECTION, 8192, 4096);
         let own = segments.own(CONNECTION, Side::Client).unwrap();
         rustix::fs::fcntl_add_seals(&*own, SEALS).unwrap();
@@ -292,25 +316,24 @@ mod tests {
 
     #[test]
     fn a_connection_that_is_made_costs_no_descriptor() {
-        let mut segments = Segments::new(1);
+        let (mut segments, _closers) = segments(1);
         segments.make(CONNECTION, 4096, 4096);
         // A server is given where it could wait before it chooses to wait by futex.
         drop(segments.wait(CONNECTION, Side::Server).unwrap());
-        let Bell::Made { ring: Some(ring), .. } = &segments.connections[&CONNECTION].ends[1].bell
-        else {
+        let Bell::Made { ring: Some(ring), .. } = &segments.pairs[&CONNECTION].ends[1].bell else {
             panic!()
         };
         let ring = Rc::downgrade(ring);
-        segments.complete(CONNECTION);
+        segments.forget(CONNECTION);
         assert_eq!(ring.strong_count(), 0);
         assert!(segments.ring(CONNECTION, Side::Server).is_err());
     }
 
     #[test]
-    fn connections_in_the_making_are_on_somebodys_account() {
-        let mut segments = Segments::new(1);
+    fn what_is_in_the_making_is_on_somebodys_account() {
+        let (mut segments, _closers) = segments(1);
         let task = |index| TaskId { index, generation: 0 };
-        let other = ConnectionId { index: 2, generation: 0 };
+        let other = Pair::Arena(ID, ArenaId(1));
         segments.make(CONNECTION, 4096, 4096);
         segments.make(other, 4096, 4096);
         segments.charge(CONNECTION, task(1)).unwrap();
@@ -318,14 +341,14 @@ mod tests {
         assert!(matches!(refused, Err(KernelError::Quota { limit: 1, .. })));
         segments.charge(other, task(2)).unwrap();
         segments.forget(other);
-        segments.complete(CONNECTION);
-        segments.complete(CONNECTION);
+        segments.forget(CONNECTION);
+        segments.forget(CONNECTION);
         assert!(segments.making.is_empty());
     }
 
     #[test]
     fn an_owner_that_does_not_seal_is_refused_and_nobody_seals_for_it() {
-        let mut segments = Segments::new(1);
+        let (mut segments, _closers) = segments(1);
         segments.make(CONNECTION, 4096, 4096);
         let refused = |segments: &mut Segments, side| {
             let Err(KernelError::Order(text)) = segments.check(CONNECTION, side) else { panic!() };
@@ -342,5 +365,24 @@ mod tests {
         rustix::io::write(&*own, &[1; 4096]).unwrap();
         rustix::fs::fcntl_add_seals(&*own, SealFlags::SEAL).unwrap();
         refused(&mut segments, Side::Server);
+    }
+
+    #[test]
+    fn a_large_file_is_closed_elsewhere() {
+        use std::io::Read;
+        use std::os::fd::AsFd;
+        let (segments, closers) = segments(1);
+        // Stands for a large file: its last close shows at the other end.
+        let (mut other, file) = std::io::pipe().unwrap();
+        let large = Held::file(file.into(), LARGE_BYTES + 1, &segments.closing);
+        assert!(rustix::io::fcntl_getfd(large.as_fd()).is_ok());
+        drop(large);
+        assert_eq!(other.read(&mut [0]).unwrap(), 0, "closed, by whoever it was");
+        // Without closers it is closed where it is dropped.
+        let (mut other, file) = std::io::pipe().unwrap();
+        let late = Held::file(file.into(), LARGE_BYTES + 1, &segments.closing);
+        drop(closers);
+        drop(late);
+        assert_eq!(other.read(&mut [0]).unwrap(), 0);
     }
 }

@@ -32,9 +32,9 @@ fn steps(client_bell: Doorbell, server_bell: Doorbell) {
         world.send(client, Request::Connect { slot, interface, requests, replies, doorbell });
     let (answer, attach) = world.answer_with(transaction).unwrap();
     let Answer::Connecting { connection, status_index: 1 } = answer else { panic!("{answer:?}") };
-    assert_eq!(attach, [Attach::OwnSegment(connection, Side::Client)]);
-    let made = Effect::MakeConnection {
-        connection,
+    assert_eq!(attach, [Attach::OwnSegment(connection.into(), Side::Client)]);
+    let made = Effect::MakeSegments {
+        pair: connection.into(),
         client_bytes: requests.segment_bytes(),
         server_bytes: replies.segment_bytes(),
     };
@@ -49,13 +49,13 @@ fn steps(client_bell: Doorbell, server_bell: Doorbell) {
     }
 
     let waits = world.send(client, mapped(connection));
-    assert_eq!(world.log, [Effect::Seal { connection, side: Side::Client }]);
+    assert_eq!(world.log, [Effect::Seal { pair: connection.into(), side: Side::Client }]);
     world.log.clear();
     assert!(matches!(world.fail(client, mapped(connection)), KernelError::Order(_)));
-    world.seal(connection, Side::Client, Ok(()));
+    world.seal(connection.into(), Side::Client, Ok(()));
     let mut expected = vec![
-        Attach::OwnSegment(connection, Side::Server),
-        Attach::SealedSegment(connection, Side::Client),
+        Attach::OwnSegment(connection.into(), Side::Server),
+        Attach::SealedSegment(connection.into(), Side::Client),
         Attach::Wait(connection, Side::Server),
     ];
     if client_bell == Doorbell::Event {
@@ -71,9 +71,9 @@ fn steps(client_bell: Doorbell, server_bell: Doorbell) {
     world.log.clear();
 
     let done = world.send(server, Request::Mapped { connection, doorbell: server_bell });
-    assert_eq!(world.log, [Effect::Seal { connection, side: Side::Server }]);
+    assert_eq!(world.log, [Effect::Seal { pair: connection.into(), side: Side::Server }]);
     world.log.clear();
-    world.seal(connection, Side::Server, Ok(()));
+    world.seal(connection.into(), Side::Server, Ok(()));
     assert!(matches!(world.log[0], Effect::Answer { to, .. } if to == server));
     assert_eq!(world.answer_to(done), Some(Answer::Done));
     let (answer, attach) = world.answer_with(waits).unwrap();
@@ -82,7 +82,7 @@ fn steps(client_bell: Doorbell, server_bell: Doorbell) {
         answer,
         Answer::Connected { server, generation, rings: server_bell, interface: None }
     );
-    let mut expected = vec![Attach::SealedSegment(connection, Side::Server)];
+    let mut expected = vec![Attach::SealedSegment(connection.into(), Side::Server)];
     if server_bell == Doorbell::Event {
         expected.push(Attach::Ring(connection, Side::Server));
     }
@@ -90,7 +90,7 @@ fn steps(client_bell: Doorbell, server_bell: Doorbell) {
         expected.push(Attach::Wait(connection, Side::Client));
     }
     assert_eq!(attach, expected);
-    assert_eq!(world.log, []);
+    assert_eq!(world.log, [Effect::ForgetSegments(connection.into())]);
     for who in [client, server] {
         assert!(matches!(world.fail(who, mapped(connection)), KernelError::Order(_)));
     }
@@ -182,7 +182,7 @@ fn who_disconnects_is_only_answered_and_the_other_is_told() {
         assert_eq!(world.ask(asker, disconnect(connection)), Answer::Done);
         assert_eq!(world.words(), [(client, 1, 3), (server, 1, 3)]);
         assert_eq!(world.events(other), [Event::Closed { connection, why: Why::Denied }]);
-        assert_eq!(world.log, [Effect::ForgetConnection(connection)]);
+        assert_eq!(world.log, [], "its segments were forgotten once it was complete");
         // The other end says that it knows; then nobody has anything to say any more.
         assert_eq!(world.ask(other, disconnect(connection)), Answer::Done);
         for who in [client, server] {
@@ -273,7 +273,7 @@ fn a_client_that_dies_before_the_server_knew_leaves_nothing() {
     let (connection, _) = world.connecting(client, send);
     world.log.clear();
     world.die(client);
-    assert_eq!(world.log, [Effect::ForgetConnection(connection), Effect::ForgetTask(client)]);
+    assert_eq!(world.log, [Effect::ForgetSegments(connection.into()), Effect::ForgetTask(client)]);
     assert_eq!(world.machine.connection_at(server, 1), None);
 }
 
@@ -291,7 +291,7 @@ fn a_client_that_dies_while_the_server_maps_or_seals() {
             let error = KernelError::NotCompleted(Why::Dead);
             assert_eq!(world.answer_to(sealing), Some(Answer::Error(error)));
             assert_eq!(world.events(server), []);
-            world.seal(connection, Side::Server, Ok(()));
+            world.seal(connection.into(), Side::Server, Ok(()));
             assert_eq!(world.answer_to(sealing), None, "too late");
         } else {
             let closed = Event::Closed { connection, why: Why::Dead };
@@ -306,7 +306,7 @@ fn a_bad_segment_of_the_client_ends_it_before_the_server_knew() {
     world.seals = false;
     let (connection, index) = world.connecting(client, send);
     let waits = world.send(client, mapped(connection));
-    world.seal(connection, Side::Client, Err(bad()));
+    world.seal(connection.into(), Side::Client, Err(bad()));
     assert_eq!(world.answer_to(waits), Some(Answer::Error(bad())));
     assert_eq!((world.events(client), world.events(server)), (vec![], vec![]));
     assert_eq!(world.words(), [(client, index, 4)]);
@@ -320,7 +320,7 @@ fn a_bad_segment_of_the_server_is_told_to_both() {
     world.events(server);
     world.seals = false;
     let sealing = world.send(server, mapped(connection));
-    world.seal(connection, Side::Server, Err(bad()));
+    world.seal(connection.into(), Side::Server, Err(bad()));
     assert_eq!(world.answer_to(sealing), Some(Answer::Error(bad())));
     let error = KernelError::NotCompleted(Why::Protocol);
     assert_eq!(world.answer_to(waits), Some(Answer::Error(error)));
@@ -351,7 +351,7 @@ fn the_shell_gives_a_connection_up_whatever_its_task_waits_for() {
         world.settle();
         world.events(server);
         let mut effects = Vec::new();
-        world.machine.give_up(connection, side, Why::Quota, &mut effects);
+        world.machine.give_up(connection.into(), side, Why::Quota, &mut effects);
         world.machine.check();
         world.log.append(&mut effects);
         let error = KernelError::NotCompleted(Why::Quota);
@@ -359,7 +359,7 @@ fn the_shell_gives_a_connection_up_whatever_its_task_waits_for() {
         let closed = Event::Closed { connection, why: Why::Quota };
         let told = if side == Side::Server { vec![] } else { vec![closed] };
         assert_eq!(world.events(server), told);
-        world.machine.give_up(connection, side, Why::Quota, &mut effects);
+        world.machine.give_up(connection.into(), side, Why::Quota, &mut effects);
         assert_eq!(effects, [], "once");
     }
 }

@@ -1,5 +1,6 @@
 //! Tests of the machine's rules. Every step of every test is followed by a check of all invariants.
 
+mod arenas;
 mod capabilities;
 mod connections;
 mod endpoints;
@@ -10,7 +11,7 @@ mod tickets;
 mod watches;
 
 use super::Machine;
-use crate::effect::{Attach, Effect, Side};
+use crate::effect::{Attach, Effect, Pair as Segments, Side};
 use crate::quota::Quotas;
 use rendez_protocol::kernel::{
     Answer, Credentials, Doorbell, Event, Give, Given, Hello, KernelError, Offer, Received,
@@ -102,14 +103,14 @@ impl World {
         while let Some(at) =
             self.log.iter().position(|effect| matches!(effect, Effect::Seal { .. }) && self.seals)
         {
-            if let Effect::Seal { connection, side } = self.log.remove(at) {
-                self.seal(connection, side, Ok(()));
+            if let Effect::Seal { pair, side } = self.log.remove(at) {
+                self.seal(pair, side, Ok(()));
             }
         }
     }
 
-    fn seal(&mut self, connection: ConnectionId, side: Side, result: Result<(), KernelError>) {
-        self.machine.sealed(connection, side, result, &mut self.log);
+    fn seal(&mut self, pair: Segments, side: Side, result: Result<(), KernelError>) {
+        self.machine.sealed(pair, side, result, &mut self.log);
         self.machine.check();
     }
 

@@ -4,14 +4,15 @@
 //! told.
 
 use super::{CREDENTIALS, Hello};
-use crate::effect::{Effect, Side};
+use crate::effect::{Effect, Pair, Side};
 use crate::machine::Machine;
-use crate::machine::connection::Phase;
 use crate::quota::Quotas;
 use rendez_protocol::kernel::{
     Answer, Doorbell, Event, Give, KernelError, Offer, Request, Shape, Travel,
 };
-use rendez_protocol::{ConnectionId, Interface, Rights, Slot, TaskId, Ticket, Version, Why};
+use rendez_protocol::{
+    ArenaId, ConnectionId, Interface, Rights, Slot, TaskId, Ticket, Version, Why,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Small random numbers, the same for the same seed (SplitMix64).
@@ -55,12 +56,14 @@ struct Run {
     tasks: Vec<TaskId>,
     known: BTreeMap<TaskId, Knowledge>,
     unanswered: BTreeMap<u64, TaskId>,
-    seals: Vec<(ConnectionId, Side)>,
+    seals: Vec<(Pair, Side)>,
     /// Each task's status segment, as far as it was written.
     words: BTreeMap<(TaskId, u32), u32>,
     /// Which of its words a task was told to look at for a connection.
     indices: BTreeMap<(TaskId, ConnectionId), Vec<u32>>,
-    made: BTreeSet<ConnectionId>,
+    made: BTreeSet<Pair>,
+    /// Arenas that were attached or offered, some of them long ago.
+    arenas: Vec<(ConnectionId, ArenaId)>,
     transaction: u64,
     /// How often each sort of answer came: a run that reaches nothing tests nothing.
     seen: BTreeMap<&'static str, u32>,
@@ -92,6 +95,7 @@ impl Run {
             words: BTreeMap::new(),
             indices: BTreeMap::new(),
             made: BTreeSet::new(),
+            arenas: Vec::new(),
             transaction: 0,
             seen: BTreeMap::new(),
         };
@@ -143,10 +147,10 @@ impl Run {
             2 => return self.hello(who),
             3..30 if !self.seals.is_empty() => {
                 let at = self.dice.below(self.seals.len());
-                let (connection, side) = self.seals.remove(at);
+                let (pair, side) = self.seals.remove(at);
                 let error = KernelError::Malformed("a hole".into());
                 let result = if self.dice.one_in(10) { Err(error) } else { Ok(()) };
-                self.machine.sealed(connection, side, result, &mut effects);
+                self.machine.sealed(pair, side, result, &mut effects);
             }
             _ => {
                 let request = self.request(who);
@@ -233,7 +237,7 @@ impl Run {
 
     fn request(&mut self, who: TaskId) -> Request {
         let connection = self.connection(who);
-        let what = self.dice.below(100);
+        let what = self.dice.below(130);
         let slot = self.slot(
             who,
             match what {
@@ -242,7 +246,7 @@ impl Run {
                 51..58 => Rights::RECEIVE,
                 58..72 => Rights::SEND,
                 94..96 => Rights::KILL,
-                96.. => Rights::INSPECT,
+                96..100 => Rights::INSPECT,
                 _ => Rights::empty(),
             },
         );
@@ -297,6 +301,21 @@ impl Run {
                 Request::Cancel { transaction: self.dice.pick(&waits).unwrap_or(1) }
             }
             94..96 => Request::Kill { slot, signal: self.dice.below(70) as i32 - 2 },
+            100..112 => Request::Attach {
+                connection,
+                requests: 4096 * self.dice.below(3) as u32,
+                replies: 4096 * self.dice.below(2) as u32,
+            },
+            112..130 => {
+                let recent = &self.arenas[self.arenas.len().saturating_sub(4)..];
+                let (connection, arena) =
+                    self.dice.pick(recent).unwrap_or((connection, ArenaId(1)));
+                if what < 125 {
+                    Request::ArenaMapped { connection, arena }
+                } else {
+                    Request::Detach { connection, arena }
+                }
+            }
             96..98 => Request::List { slot },
             _ => Request::FrontDoor { slot, give: self.gifts(who) },
         }
@@ -323,16 +342,16 @@ impl Run {
                     assert!(self.machine.is_alive(to), "{event:?} to the dead");
                     self.hear(to, event);
                 }
-                Effect::Seal { connection, side } => self.seals.push((connection, side)),
+                Effect::Seal { pair, side } => self.seals.push((pair, side)),
                 Effect::Status { task, index, word } => {
                     assert!(self.machine.is_alive(task), "a word to the dead");
                     self.words.insert((task, index), word);
                 }
-                Effect::MakeConnection { connection, .. } => {
-                    assert!(self.made.insert(connection), "{connection} was made twice");
+                Effect::MakeSegments { pair, .. } => {
+                    assert!(self.made.insert(pair), "{pair:?} was made twice");
                 }
-                Effect::ForgetConnection(connection) => {
-                    assert!(self.made.remove(&connection), "{connection} was never made");
+                Effect::ForgetSegments(pair) => {
+                    assert!(self.made.remove(&pair), "{pair:?} was never made");
                 }
                 Effect::ForgetTask(task) => {
                     assert!(self.tasks.contains(&task));
@@ -351,7 +370,11 @@ impl Run {
             let seals = || {
                 self.machine.connections.iter().any(|(_, connection)| {
                     connection.server.task == *who
-                        && matches!(connection.phase, Phase::ServerSeals { server, .. } if server == *transaction)
+                        && (connection.waiting(Side::Server) == Some(*transaction)
+                            || connection
+                                .arenas
+                                .values()
+                                .any(|arena| arena.waiting(Side::Server) == Some(*transaction)))
                 })
             };
             assert!(waits || seals(), "{transaction} of {who} was forgotten");
@@ -401,6 +424,13 @@ impl Run {
                 }
                 "ticket"
             }
+            Answer::Attaching { connection, arena } => {
+                self.arenas.push((connection, arena));
+                "attaching"
+            }
+            Answer::Attached => "attached",
+            Answer::Error(KernelError::NotAttached { .. }) => "not attached",
+            Answer::Error(KernelError::BadArena { .. }) => "bad arena",
             Answer::Connected { .. } => "connected",
             Answer::Serving { .. } => "serving",
             Answer::Revoked { connections: 1.., .. } => "severed",
@@ -442,6 +472,15 @@ impl Run {
                 assert!(indices.iter().all(|index| self.words[&(who, *index)] != 0));
                 "closed"
             }
+            Event::Attach { connection, arena, .. } => {
+                self.arenas.push((connection, arena));
+                "attach"
+            }
+            Event::Detached { connection, .. } => {
+                // Whoever is told knows the connection, and it has not ended.
+                assert!(self.machine.side_of(who, connection).is_ok());
+                "detached"
+            }
             Event::Watched { .. } => "watched",
             Event::NoSenders { .. } => "no senders",
         };
@@ -454,7 +493,7 @@ fn anything_in_any_order() {
     let mut seen: BTreeMap<&str, u32> = BTreeMap::new();
     for seed in 0..12 {
         let mut run = Run::new(seed);
-        for step in 0..1_500 {
+        for step in 0..3_000 {
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run.step()));
             if let Err(cause) = result {
                 eprintln!("seed {seed}, step {step}");
@@ -483,6 +522,12 @@ fn anything_in_any_order() {
         "connecting",
         "ticket",
         "connected",
+        "attaching",
+        "attached",
+        "attach",
+        "detached",
+        "not attached",
+        "bad arena",
         "serving",
         "severed",
         "revoked",
