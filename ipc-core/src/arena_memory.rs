@@ -42,7 +42,7 @@ unsafe impl Send for Map {}
 unsafe impl Sync for Map {}
 
 impl Map {
-    fn map(descriptor: &OwnedFd, length: usize, protection: ProtFlags) -> io::Result<Self> {
+    fn new(descriptor: &OwnedFd, length: usize, protection: ProtFlags) -> io::Result<Self> {
         let invalid = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         if length == 0 || length > ARENA_BYTES_MAX as usize || !length.is_multiple_of(4096) {
             return invalid("an arena's size is a multiple of 4096, up to the limit");
@@ -75,7 +75,7 @@ impl Map {
 
 impl Drop for Map {
     fn drop(&mut self) {
-        // SAFETY: invariant 1: mapped by `map` with this length, and nothing borrows it any more.
+        // SAFETY: invariant 1: mapped by `new` with this length, and nothing borrows it any more.
         // It cannot fail for a range that is mapped.
         let _ = unsafe { munmap(self.start.cast(), self.length) };
     }
@@ -134,7 +134,7 @@ impl OwnArena {
     /// # Errors
     /// What Linux says; `InvalidInput` if its size is not `bytes`, or none that an arena can have.
     pub fn map(descriptor: OwnedFd, bytes: usize, owner: Owner) -> io::Result<Self> {
-        let map = Map::map(&descriptor, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
+        let map = Map::new(&descriptor, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
         map.advise(MmapAdvise::MADV_POPULATE_WRITE)?;
         map.advise(MmapAdvise::MADV_DONTFORK)?;
         fcntl_add_seals(&descriptor, SEALS)?;
@@ -178,7 +178,7 @@ impl PeerArena {
     /// What Linux says; `InvalidData` if the arena is not what the kernel promises.
     pub fn map(descriptor: OwnedFd, bytes: usize, owner: Owner) -> io::Result<Self> {
         check_sealed(&descriptor, bytes)?;
-        let map = Map::map(&descriptor, bytes, ProtFlags::PROT_READ)?;
+        let map = Map::new(&descriptor, bytes, ProtFlags::PROT_READ)?;
         map.advise(MmapAdvise::MADV_POPULATE_READ)?;
         map.advise(MmapAdvise::MADV_DONTFORK)?;
         Ok(Self { map, owner })

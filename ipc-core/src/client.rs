@@ -32,6 +32,8 @@ use rendez_protocol::limit;
 use rendez_protocol::message::{Header, area_bytes, room_bytes, room_for};
 use rendez_protocol::status::{ConnectionState, Status, Why};
 
+mod lease;
+
 /// How a send ended without an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
@@ -117,6 +119,10 @@ pub struct ClientEnd<P: Platform> {
     generation: u32,
     fault: Option<Fault>,
     unsettled: bool,
+    /// Flags of the next request: see [`ClientEnd::begin_leased`].
+    flags_next: u8,
+    /// Late replies that lend something, for whoever lets go of it.
+    late: Vec<Buffer>,
     learner: Learner,
     counts: ClientCounts,
 }
@@ -147,6 +153,8 @@ impl<P: Platform> ClientEnd<P> {
             generation,
             fault: None,
             unsettled: false,
+            flags_next: 0,
+            late: Vec::new(),
             learner: Learner::default(),
             counts: ClientCounts::default(),
         }
@@ -236,7 +244,7 @@ impl<P: Platform> ClientEnd<P> {
         }
         let header = Header {
             length: 0,
-            flags: 0,
+            flags: self.flags_next,
             code: operation,
             room: room_for(room),
             word: if deadline == NEVER { 0 } else { deadline.max(1) },
@@ -552,6 +560,7 @@ impl<P: Platform> ClientEnd<P> {
                     Entry::Done { position: transaction, status: Status(header.code), payload };
             }
         } else {
+            self.keep_late_leases(&header);
             self.retire(&header);
             self.flight.remove(transaction);
             self.counts.late += 1;

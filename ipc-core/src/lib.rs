@@ -6,6 +6,8 @@
 //! - [`doorbell`]: how a reader sleeps and a writer wakes it.
 //! - [`notification`]: bits that are posted.
 //! - [`client`], [`server`]: the two ends of a connection: transactions.
+//! - [`arena`], [`arena_memory`], [`lease`], [`lease_client`], [`lease_server`]: memory that is lent
+//!   for a transaction.
 //! - [`receive`]: one thread that looks after many connections; [`end`]: what it needs of each.
 //! - [`wait`]: spin, adaptive, block.
 //! - [`control`], [`status`]: kernel sockets; status segments and task pages.
@@ -14,6 +16,9 @@
 //! The protocol modules (`ring` to `server`) are generic over [`platform::Platform`] and know
 //! headers and ids, never what a payload means.
 
+pub mod arena;
+#[allow(unsafe_code)]
+pub mod arena_memory;
 pub mod client;
 pub mod control;
 pub mod doorbell;
@@ -22,6 +27,9 @@ mod flight;
 pub mod half;
 mod inherit;
 pub mod layout;
+pub mod lease;
+pub mod lease_client;
+pub mod lease_server;
 #[cfg(feature = "model")]
 pub mod model;
 pub mod notification;

@@ -60,6 +60,9 @@ pub enum Fault {
     /// A reply for a transaction that is not in flight.
     #[error("the peer replies to transaction {0}, which is not in flight")]
     Transaction(u64),
+    /// What the peer says of leases cannot be.
+    #[error("{0}")]
+    Lease(crate::lease::LeaseFault),
     /// The peer asks for more reply room than its own limits allow.
     #[error("the peer asks for {asked} bytes of reply room in an area of {area}")]
     Room {
@@ -75,13 +78,21 @@ pub enum Fault {
 pub struct Buffer {
     bytes: Vec<u8>,
     length: usize,
+    flags: u8,
 }
 
 impl Buffer {
     /// An empty buffer.
     #[must_use]
     pub const fn new() -> Self {
-        Self { bytes: Vec::new(), length: 0 }
+        Self { bytes: Vec::new(), length: 0, flags: 0 }
+    }
+
+    /// The flags of the message whose payload this is.
+    #[must_use]
+    #[inline]
+    pub const fn flags(&self) -> u8 {
+        self.flags
     }
 
     #[inline]
@@ -93,8 +104,9 @@ impl Buffer {
         &mut self.bytes[..length]
     }
 
-    /// Replaces the content.
+    /// Replaces the content, with no flags.
     pub fn replace(&mut self, bytes: &[u8]) {
+        self.flags = 0;
         self.set_length(bytes.len()).copy_from_slice(bytes);
     }
 
@@ -308,6 +320,7 @@ impl Reader {
     #[inline]
     pub fn copy<P: Platform>(&self, theirs: &Theirs<P>, header: &Header, out: &mut Buffer) {
         let length = header.length as usize;
+        out.flags = header.flags;
         let out = out.set_length(length);
         let (inline, rest) = out.split_at_mut(length.min(INLINE_BYTES));
         theirs.inline(self.position, inline);

@@ -236,7 +236,7 @@ impl Area for Bytes {
 /// `length` bytes are readable at `from`, writable at `to`, and do not overlap.
 #[cfg(target_arch = "x86_64")]
 #[inline]
-unsafe fn copy_out(from: *const u8, to: *mut u8, length: usize) {
+pub(crate) unsafe fn copy_out(from: *const u8, to: *mut u8, length: usize) {
     // SAFETY: the caller's contract; the direction flag is clear by the ABI.
     unsafe {
         core::arch::asm!(
@@ -254,7 +254,7 @@ unsafe fn copy_out(from: *const u8, to: *mut u8, length: usize) {
 /// # Safety
 /// `length` bytes are readable at `from`, writable at `to`, and do not overlap.
 #[cfg(not(target_arch = "x86_64"))]
-unsafe fn copy_out(from: *const u8, to: *mut u8, length: usize) {
+pub(crate) unsafe fn copy_out(from: *const u8, to: *mut u8, length: usize) {
     use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
     let mut at = 0;
     while at < length {

@@ -23,6 +23,7 @@
 
 use crate::doorbell::{Ringer, Sleeper};
 use crate::half::{Ours, Theirs};
+use crate::lease_server::ServerArenas;
 use crate::notification::{Acknowledger, Poster};
 use crate::platform::{Atomic, Label, Lock, Platform};
 use crate::ring::{Buffer, Fault, Reader, Writer, plain};
@@ -30,7 +31,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use rendez_protocol::limit::LINE_BYTES;
 use rendez_protocol::message::{Header, area_bytes, room_bytes};
 use rendez_protocol::status::{ConnectionState, Status};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// What a look at a connection found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +82,7 @@ pub struct Port<P: Platform> {
     ours: Ours<P>,
     theirs: Theirs<P>,
     outbox: P::Lock<Outbox<P>>,
+    arenas: OnceLock<ServerArenas>,
 }
 
 impl<P: Platform> Port<P> {
@@ -89,16 +91,32 @@ impl<P: Platform> Port<P> {
     /// makes sure of that is the reply right around it.
     #[inline]
     pub fn reply(&self, taken: &Taken, status: Status, payload: &[u8]) {
+        self.reply_flagged(taken, 0, status, payload);
+    }
+
+    /// As [`Port::reply`], for a payload that begins with
+    /// [lease descriptors](rendez_protocol::lease).
+    pub fn reply_leased(&self, taken: &Taken, status: Status, payload: &[u8]) {
+        self.reply_flagged(taken, Header::LEASED, status, payload);
+    }
+
+    /// The connection's arenas.
+    pub fn arenas(&self) -> &ServerArenas {
+        self.arenas.get_or_init(ServerArenas::default)
+    }
+
+    #[inline]
+    fn reply_flagged(&self, taken: &Taken, flags: u8, status: Status, payload: &[u8]) {
         self.outbox.with(|outbox| {
             let long = (payload.len() as u32).to_le_bytes();
-            let (status, payload) = if payload.len() > taken.room_bytes() {
-                (Status::TOO_BIG, &long[..])
+            let (flags, status, payload) = if payload.len() > taken.room_bytes() {
+                (0, Status::TOO_BIG, &long[..])
             } else {
-                (status, payload)
+                (flags, status, payload)
             };
             outbox.slack +=
                 taken.room as u64 * LINE_BYTES as u64 - area_bytes(payload.len()) as u64;
-            let header = plain(status.0, 0, taken.transaction);
+            let header = Header { flags, ..plain(status.0, 0, taken.transaction) };
             outbox.writer.publish(&self.ours, header, payload);
             outbox.ringer.ring_if_asleep(&self.ours, &self.theirs);
         });
@@ -168,6 +186,7 @@ impl<P: Platform> ServerEnd<P> {
                 }),
                 ours,
                 theirs,
+                arenas: OnceLock::new(),
             }),
         }
     }

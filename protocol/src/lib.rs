@@ -2,6 +2,7 @@
 //!
 //! - [`message`]: the 24-byte header at the start of every line, and what its fields mean.
 //! - [`status`]: how a transaction ended, as a number on the wire.
+//! - [`lease`]: how a message names what lies in an arena.
 //! - [`rights`], [`id`]: the words of capabilities.
 //! - [`kernel`]: requests to the kernel, its answers and its events.
 //! - [`name`], [`mod@file`], [`signal`], [`supervisor`]: the interfaces of the standard servers.
@@ -15,6 +16,7 @@ pub mod encode;
 pub mod file;
 pub mod id;
 pub mod kernel;
+pub mod lease;
 pub mod limit;
 pub mod message;
 pub mod name;

@@ -7,7 +7,7 @@
 //! | 0–3 | turn | lap of the ring plus one, published last; written by the ring, not here |
 //! | 4–7 | mark | set by a sender that withdraws the message; written by the ring, not here |
 //! | 8–10 | length | payload bytes, 24 bits |
-//! | 11 | flags | none yet: 0 |
+//! | 11 | flags | bit 0: the payload begins with lease descriptors; the others 0, not looked at |
 //! | 12–13 | operation, or in a reply the status | |
 //! | 14–15 | room | what the reply may need, in units of 64 bytes beyond the inline bytes |
 //! | 16–23 | request: absolute deadline in ns of `CLOCK_MONOTONIC`, 0 for none; reply: the transaction id | |
@@ -24,7 +24,7 @@ use crate::limit;
 pub struct Header {
     /// Payload bytes, at most [`limit::PAYLOAD_BYTES_MAX`].
     pub length: u32,
-    /// No flag is defined yet: written 0, not looked at.
+    /// [`Header::LEASED`]; the other bits are written 0 and not looked at.
     pub flags: u8,
     /// The operation of a request; the [`Status`](crate::Status) of a reply.
     pub code: u16,
@@ -37,6 +37,9 @@ pub struct Header {
 impl Header {
     /// Bytes of the encoded form.
     pub const BYTES: usize = 16;
+
+    /// Flag: the payload begins with [lease descriptors](crate::lease).
+    pub const LEASED: u8 = 1;
 
     /// The sixteen bytes.
     #[must_use]

@@ -46,6 +46,10 @@ pub enum Label {
     PostFence,
     /// Fence of whoever acknowledges, between doing so and looking at the data.
     AcknowledgeFence,
+    /// A release word, stored: the lease has been read before.
+    ReleaseRelease,
+    /// A release word, looked at: the lease's bytes are written again after it.
+    ReleaseAcquire,
 }
 
 /// An atomic integer.
