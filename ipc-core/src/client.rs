@@ -20,6 +20,7 @@
 //! flight, and every [`Fault`] of the ring, ends the connection. Models: `server_dies_…`,
 //! `withdraw_against_take`, `late_reply_after_withdrawal`, `close_against_send`.
 
+use crate::counters::ClientCounters;
 use crate::doorbell::{Ringer, Sleeper};
 use crate::flight::{Entry, Flight};
 use crate::half::{Ours, Theirs};
@@ -125,6 +126,7 @@ pub struct ClientEnd<P: Platform> {
     late: Vec<Buffer>,
     learner: Learner,
     counts: ClientCounts,
+    counters: ClientCounters,
 }
 
 impl<P: Platform> ClientEnd<P> {
@@ -157,7 +159,13 @@ impl<P: Platform> ClientEnd<P> {
             late: Vec::new(),
             learner: Learner::default(),
             counts: ClientCounts::default(),
+            counters: ClientCounters::none(),
         }
+    }
+
+    /// Counts for others from now on too.
+    pub fn set_counters(&mut self, counters: ClientCounters) {
+        self.counters = counters;
     }
 
     /// Changes how this end waits.
@@ -252,6 +260,7 @@ impl<P: Platform> ClientEnd<P> {
         let position = self.writer.publish(&self.ours, header, payload);
         self.flight.begin(position, reply_area);
         self.counts.sent += 1;
+        self.counters.sent::<P>(position, payload.len());
         self.ringer.ring_if_asleep(&self.ours, &self.theirs);
         Ok(position)
     }
@@ -304,6 +313,7 @@ impl<P: Platform> ClientEnd<P> {
         reply_area: u64,
         deadline: u64,
     ) -> Result<(), SendError> {
+        self.counters.waits_for_room();
         let mut spinner = Spinner::new(self.wait);
         loop {
             // Replies that nobody waits for yet hold lines and room: take them in.
@@ -389,6 +399,7 @@ impl<P: Platform> ClientEnd<P> {
             match spinner.step(&self.ours, &self.theirs) {
                 Step::Again => continue,
                 Step::Look(now) => {
+                    self.counters.looked();
                     if now >= deadline {
                         return self.withdraw(transaction, Why::Deadline, out);
                     }
@@ -564,6 +575,7 @@ impl<P: Platform> ClientEnd<P> {
             self.retire(&header);
             self.flight.remove(transaction);
             self.counts.late += 1;
+            self.counters.late();
         }
         Ok(true)
     }
@@ -574,6 +586,7 @@ impl<P: Platform> ClientEnd<P> {
         self.reader.advance(header);
         self.reader.publish_freed(&self.ours);
         self.writer.answered(header.word);
+        self.counters.answered::<P>(header.word, header.length, self.ringer.rings());
         self.unsettled = true;
     }
 
@@ -620,6 +633,7 @@ impl<P: Platform> ClientEnd<P> {
             P::wait(&words, Some(until));
             self.counts.sleeps += 1;
             self.learner.woken::<P>(self.theirs.rang_at());
+            self.counters.slept();
         }
         self.sleeper.get_up(&self.ours);
     }

@@ -11,6 +11,7 @@
 //! - [`receive`]: one thread that looks after many connections; [`end`]: what it needs of each.
 //! - [`wait`]: spin, adaptive, block.
 //! - [`control`], [`status`]: kernel sockets; status segments and task pages.
+//! - [`counters`]: what each end counts in its task's page.
 //! - [`platform`]: the machine, or loom in its place.
 //!
 //! The protocol modules (`ring` to `server`) are generic over [`platform::Platform`] and know
@@ -21,6 +22,7 @@ pub mod arena;
 pub mod arena_memory;
 pub mod client;
 pub mod control;
+pub mod counters;
 pub mod doorbell;
 pub mod end;
 mod flight;

@@ -9,6 +9,7 @@
 //! [`EMPTY_RINGS_MAX`] such rings its doorbell is taken out of the epoll set and its ring is looked
 //! at every [`MUTED_LOOK_NS`] instead, until there is a message in it.
 
+use crate::counters::ThreadCounters;
 use crate::end::End;
 use crate::platform::{Host, Platform};
 use crate::ring::{Buffer, Fault};
@@ -99,6 +100,7 @@ pub struct Receiver<E: End = ServerEnd<Host>> {
     turn_to_notify: usize,
     /// Descriptors of the caller's that epoll has named and nobody was told of yet.
     readable: VecDeque<u32>,
+    counters: ThreadCounters,
 }
 
 impl<E: End> Receiver<E> {
@@ -122,7 +124,13 @@ impl<E: End> Receiver<E> {
             looks: 0,
             turn_to_notify: 0,
             readable: VecDeque::new(),
+            counters: ThreadCounters::default(),
         })
+    }
+
+    /// Counts from now on how the thread waits.
+    pub fn set_counters(&mut self, counters: ThreadCounters) {
+        self.counters = counters;
     }
 
     /// Changes how the thread waits.
@@ -331,6 +339,7 @@ impl<E: End> Receiver<E> {
     /// What is looked at while spinning.
     #[cold]
     fn idle_look(&mut self) -> io::Result<Option<Turn<E::Message>>> {
+        self.counters.looked(self.polled.len(), self.places.len());
         for &index in &self.polled {
             self.places[index].end.settle();
         }
@@ -413,6 +422,7 @@ impl<E: End> Receiver<E> {
         if let Some(turn) = self.kernel_turn() {
             return Ok(Some(turn));
         }
+        self.counters.sleeps(self.places.len());
         if deadline == u64::MAX && self.muted.is_empty() {
             return self.ask_epoll(None);
         }

@@ -21,6 +21,7 @@
 //! lies about what it has freed overwrites its own replies. Models: as for the client, and
 //! `reply_from_another_thread`.
 
+use crate::counters::{ReplyCounters, RequestCounters};
 use crate::doorbell::{Ringer, Sleeper};
 use crate::half::{Ours, Theirs};
 use crate::lease_server::ServerArenas;
@@ -57,6 +58,8 @@ pub struct Taken {
     pub deadline: u64,
     /// The `room` field: what the reply may need.
     pub room: u16,
+    /// Since when its service is timed, in ns, for the counters; 0 if it is not.
+    pub timed_ns: u64,
 }
 
 impl Taken {
@@ -74,6 +77,7 @@ struct Outbox<P: Platform> {
     poster: Poster,
     /// Area bytes reserved for replies and not needed by them, all in all.
     slack: u64,
+    counters: ReplyCounters,
 }
 
 /// The sending half of a server's end: what reply rights hold on to, in any thread.
@@ -119,6 +123,8 @@ impl<P: Platform> Port<P> {
             let header = Header { flags, ..plain(status.0, 0, taken.transaction) };
             outbox.writer.publish(&self.ours, header, payload);
             outbox.ringer.ring_if_asleep(&self.ours, &self.theirs);
+            let rings = outbox.ringer.rings();
+            outbox.counters.replied::<P>(payload.len(), taken.timed_ns, rings);
         });
     }
 
@@ -154,6 +160,7 @@ pub struct ServerEnd<P: Platform> {
     /// Area bytes given back, all in all, as far as we know.
     returned: u64,
     unsettled: bool,
+    counters: RequestCounters,
 }
 
 impl<P: Platform> ServerEnd<P> {
@@ -176,6 +183,7 @@ impl<P: Platform> ServerEnd<P> {
             reserved: 0,
             returned: 0,
             unsettled: false,
+            counters: RequestCounters::default(),
             status,
             port: Arc::new(Port {
                 outbox: P::Lock::new(Outbox {
@@ -183,12 +191,19 @@ impl<P: Platform> ServerEnd<P> {
                     ringer: Ringer::new(bell),
                     poster: Poster::new(),
                     slack: 0,
+                    counters: ReplyCounters::default(),
                 }),
                 ours,
                 theirs,
                 arenas: OnceLock::new(),
             }),
         }
+    }
+
+    /// Counts for others from now on.
+    pub fn set_counters(&mut self, (requests, replies): (RequestCounters, ReplyCounters)) {
+        self.counters = requests;
+        self.port.outbox.with(|outbox| outbox.counters = replies);
     }
 
     /// What reply rights hold on to.
@@ -218,6 +233,7 @@ impl<P: Platform> ServerEnd<P> {
         let theirs = &self.port.theirs;
         let Some(header) = self.reader.peek(theirs)? else { return Ok(Found::Nothing) };
         if !self.has_reply_room(&header)? {
+            self.counters.waits_for_room(self.reader.position());
             return Ok(Found::NoRoom);
         }
         let theirs = &self.port.theirs;
@@ -231,8 +247,13 @@ impl<P: Platform> ServerEnd<P> {
         self.reader.advance(&header);
         self.reader.publish_freed(&self.port.ours);
         self.unsettled = true;
-        let taken =
-            Taken { transaction, operation: header.code, deadline: header.word, room: header.room };
+        let taken = Taken {
+            transaction,
+            operation: header.code,
+            deadline: header.word,
+            room: header.room,
+            timed_ns: self.counters.taken::<P>(header.length),
+        };
         if state != ConnectionState::Open {
             return Ok(Found::Ended(state));
         }
@@ -326,6 +347,9 @@ impl<P: Platform> ServerEnd<P> {
 
     /// (S5) Says that this end is awake.
     pub fn get_up(&mut self) {
+        if self.is_down() {
+            self.counters.slept();
+        }
         self.sleeper.get_up(&self.port.ours);
     }
 

@@ -1,0 +1,832 @@
+//! Counters: what each end of a connection, and each thread that receives, says of itself in its
+//! task's page, for whoever holds INSPECT.
+//!
+//! *Words.* The head of a page is 4096 bytes: the task's own words ([`TaskWords`]), 63 wait records
+//! ([`status`](crate::status)), 47 thread records ([`ThreadWords`]). Behind it lie connection
+//! records ([`ConnectionWords`]), 512 bytes each, which take memory where they are used.
+//! Every word is written by one task. Within it, every word of a record is written by one thread at
+//! a time: the first lines of a server's record by the thread that receives, the others under the
+//! lock of its replies.
+//!
+//! *Steps.* A record is taken: (R1) all its words are 0; (R2) it is said whose it is; (R3) `key` is
+//! stored, a number that no other user of the record has. It is given back: (R4) `key` is 0.
+//! A reader copies a record (Q1) and looks at `key` once more (Q2): if it is 0 or has changed, there
+//! is nothing there to be read.
+//!
+//! *What can tear.* Each word is one store, and all of them are relaxed: a reader sees each a moment
+//! old, and words of one record from different moments. It may count a request and not yet its
+//! bytes, or a reply in the histogram and not yet among the replies. Nothing is ever decided by
+//! these numbers, so nothing is spent on more order.
+//!
+//! *What it costs.* A transaction is three loads and stores in the owner's own lines at each end,
+//! after the peer was given what it waits for where that can be. Time is taken of one transaction in
+//! [`SAMPLE_MEAN`], at distances drawn by lot so that no rhythm of the application's hides from it,
+//! and of each one where they are at least [`SLOW_NS`] apart: there it costs nothing that matters.
+//!
+//! *If the owner dies or lies here.* A task that dies leaves its page to whoever has it open. What a
+//! page says is a claim: it is copied, bounded, and believed of its writer alone.
+
+use crate::platform::Platform;
+use crate::status::{
+    Claim, PAGE_BYTES, PageWriter, RecordPlace, WAIT_BYTES, WAITS_MAX, WAITS_OFFSET,
+};
+use crate::status::{check_sealed, monotonic_ns};
+use crate::wait::learned_wake_ns;
+use core::sync::atomic::Ordering::{Relaxed, Release};
+use core::sync::atomic::{AtomicU64, fence};
+use rendez_protocol::limit::STATUS_WORDS;
+use rendez_protocol::{ConnectionId, TaskId};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+/// Bytes of a page's head.
+pub const HEAD_BYTES: usize = 4096;
+/// Where connection records begin, in bytes.
+pub const CONNECTIONS_OFFSET: usize = HEAD_BYTES;
+/// Bytes of a connection record.
+pub const RECORD_BYTES: usize = 512;
+/// Connection records of a page: one for each end that a task can have.
+pub const RECORDS_MAX: usize = STATUS_WORDS as usize;
+/// Where thread records begin, in bytes.
+pub const THREADS_OFFSET: usize = 1088;
+/// Thread records of a page.
+pub const THREADS_MAX: usize = 47;
+/// Buckets of a histogram.
+pub const BUCKETS: usize = 40;
+/// Of so many transactions that follow each other closely the time of one is taken, on average.
+pub const SAMPLE_MEAN: u32 = 64;
+/// Transactions that are at least this far apart, in ns, are all timed.
+pub const SLOW_NS: u64 = 5_000;
+
+/// The task's own words, at the start of its page.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct TaskWords {
+    /// Connection records that were ever in use.
+    used: AtomicU64,
+    /// What a wake-up costs, as its threads have learned, in ns.
+    wake_ns: AtomicU64,
+    _unused: [AtomicU64; 6],
+}
+
+impl TaskWords {
+    pub(crate) fn set_used(&self, used: u32) {
+        // ORDERING: Relaxed; a reader that sees it late misses a record for a moment.
+        self.used.store(used.into(), Relaxed);
+    }
+}
+
+/// One thread that waits for many connections.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct ThreadWords {
+    key: AtomicU64,
+    /// As Linux numbers it.
+    thread: AtomicU64,
+    connections: AtomicU64,
+    polled: AtomicU64,
+    looks: AtomicU64,
+    sleeps: AtomicU64,
+    wake_ns: AtomicU64,
+    since_ns: AtomicU64,
+}
+
+/// One end of a connection: a cache line each for who it is, for requests and for replies, then the
+/// histogram.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct ConnectionWords {
+    key: AtomicU64,
+    connection: AtomicU64,
+    peer: AtomicU64,
+    /// The side below, the index of the connection's status word above.
+    side: AtomicU64,
+    since_ns: AtomicU64,
+    _unused: [AtomicU64; 3],
+    requests: AtomicU64,
+    request_bytes: AtomicU64,
+    room_waits: AtomicU64,
+    looks: AtomicU64,
+    sleeps: AtomicU64,
+    wake_ns: AtomicU64,
+    _more_unused: [AtomicU64; 2],
+    replies: AtomicU64,
+    reply_bytes: AtomicU64,
+    late: AtomicU64,
+    rings: AtomicU64,
+    _still_unused: [AtomicU64; 4],
+    histogram: [AtomicU64; BUCKETS],
+}
+
+const _: () = {
+    use core::mem::offset_of;
+    assert!(size_of::<TaskWords>() == 64 && size_of::<ThreadWords>() == 64);
+    assert!(THREADS_OFFSET.is_multiple_of(64));
+    assert!(THREADS_OFFSET + THREADS_MAX * size_of::<ThreadWords>() == HEAD_BYTES);
+    assert!(size_of::<ConnectionWords>() == RECORD_BYTES);
+    assert!(offset_of!(ThreadWords, looks) == 32 && offset_of!(ThreadWords, since_ns) == 56);
+    assert!(offset_of!(ConnectionWords, side) == 24 && offset_of!(ConnectionWords, since_ns) == 32);
+    assert!(offset_of!(ConnectionWords, requests) == 64);
+    assert!(offset_of!(ConnectionWords, wake_ns) == 104);
+    assert!(offset_of!(ConnectionWords, replies) == 128);
+    assert!(offset_of!(ConnectionWords, rings) == 152);
+    assert!(offset_of!(ConnectionWords, histogram) == 192);
+};
+
+/// Adds to a word that this thread alone writes.
+#[inline]
+fn add(word: &AtomicU64, count: u64) {
+    // ORDERING: Relaxed; nobody else writes it, and nothing follows from it.
+    word.store(word.load(Relaxed).wrapping_add(count), Relaxed);
+}
+
+/// Which end of a connection counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Side {
+    /// The end that sends: its times are round trips.
+    Client,
+    /// The end that replies: its times are those from taking a request to having replied.
+    Server,
+}
+
+/// Whose a connection record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The connection.
+    pub connection: ConnectionId,
+    /// The task at its other end.
+    pub peer: TaskId,
+    /// This end.
+    pub side: Side,
+    /// The index of its word in the task's status segment, by which wait records name it.
+    pub status_index: u32,
+}
+
+/// A connection record in use. Dropping it gives it back.
+#[derive(Debug)]
+struct Record(RecordPlace<ConnectionWords>);
+
+impl Record {
+    fn new(page: &Arc<PageWriter>, whose: Identity) -> Option<Self> {
+        let record = Self(page.claim_connection()?);
+        let words = record.words();
+        // (R1, R2) ORDERING: Relaxed; `key` is released after them.
+        for word in [&words.requests, &words.request_bytes, &words.room_waits, &words.looks]
+            .into_iter()
+            .chain([&words.sleeps, &words.wake_ns, &words.replies, &words.reply_bytes])
+            .chain([&words.late, &words.rings])
+            .chain(&words.histogram)
+        {
+            word.store(0, Relaxed);
+        }
+        words.connection.store(whose.connection.to_bits(), Relaxed);
+        words.peer.store(whose.peer.to_bits(), Relaxed);
+        let side = match whose.side {
+            Side::Client => CLIENT,
+            Side::Server => SERVER,
+        };
+        words.side.store(side | u64::from(whose.status_index) << 32, Relaxed);
+        words.since_ns.store(monotonic_ns(), Relaxed);
+        // (R3) ORDERING(record): Release; whose it is, and zeros, before the key. Pairs with
+        // `PageFile::connections`, whose copy Linux makes.
+        words.key.store(record.0.incarnation, Release);
+        Some(record)
+    }
+
+    #[inline]
+    fn words(&self) -> &ConnectionWords {
+        self.0.words()
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        // (R4) ORDERING(record): Relaxed; a reader that still sees the key reads what was. The fence
+        // keeps the next user's words behind it.
+        self.words().key.store(0, Relaxed);
+        fence(Release);
+        let (page, index) = self.0.place();
+        page.release_connection(index);
+    }
+}
+
+const CLIENT: u64 = 1;
+const SERVER: u64 = 2;
+
+/// Draws which transactions are timed.
+#[derive(Debug)]
+struct Sampler {
+    /// Transactions until the next that is.
+    until: u32,
+    distance: u32,
+    last_ns: u64,
+    lot: u32,
+}
+
+impl Sampler {
+    /// The first transaction is timed.
+    const fn new() -> Self {
+        Self { until: 1, distance: 1, last_ns: 0, lot: 0x9e37_79b9 }
+    }
+
+    #[inline]
+    fn is_due(&mut self) -> bool {
+        self.until = self.until.wrapping_sub(1);
+        self.until == 0
+    }
+
+    /// One is timed from `now_ns` on: draws the next.
+    fn drawn(&mut self, now_ns: u64) {
+        let apart = now_ns.saturating_sub(self.last_ns) / u64::from(self.distance);
+        self.last_ns = now_ns;
+        self.distance = if apart >= SLOW_NS {
+            1
+        } else {
+            // Marsaglia, "Xorshift RNGs", 2003: the 32-bit generator (13, 17, 5).
+            self.lot ^= self.lot << 13;
+            self.lot ^= self.lot >> 17;
+            self.lot ^= self.lot << 5;
+            SAMPLE_MEAN / 2 + self.lot % (SAMPLE_MEAN + 1)
+        };
+        self.until = self.distance;
+    }
+
+    /// The next one is timed: there was a pause.
+    fn soon(&mut self) {
+        self.until = 1;
+        self.distance = 1;
+    }
+}
+
+/// What a client's end counts. One thread uses it at a time.
+#[derive(Debug)]
+pub struct ClientCounters {
+    record: Option<Record>,
+    sampler: Sampler,
+    /// The transaction that is being timed, and since when; 0 if none is.
+    timed: u64,
+    started_ns: u64,
+}
+
+impl Default for ClientCounters {
+    fn default() -> Self {
+        Self::none()
+    }
+}
+
+impl ClientCounters {
+    /// Ones that count nothing.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self { record: None, sampler: Sampler::new(), timed: 0, started_ns: 0 }
+    }
+
+    /// Ones that count in a record of `page`, or nothing if it has none left.
+    #[must_use]
+    pub fn new(page: &Arc<PageWriter>, whose: Identity) -> Self {
+        Self { record: Record::new(page, whose), ..Self::none() }
+    }
+
+    /// A request was published.
+    #[inline]
+    pub(crate) fn sent<P: Platform>(&mut self, transaction: u64, bytes: usize) {
+        let Some(record) = &self.record else { return };
+        let words = record.words();
+        add(&words.requests, 1);
+        add(&words.request_bytes, bytes as u64);
+        if self.sampler.is_due() {
+            self.start(transaction, P::now());
+        }
+    }
+
+    #[cold]
+    fn start(&mut self, transaction: u64, now_ns: u64) {
+        self.sampler.drawn(now_ns);
+        self.timed = transaction;
+        self.started_ns = now_ns;
+    }
+
+    /// Its reply was taken in, by an end that has rung so often.
+    #[inline]
+    pub(crate) fn answered<P: Platform>(&mut self, transaction: u64, bytes: u32, rings: u64) {
+        let Some(record) = &self.record else { return };
+        let words = record.words();
+        add(&words.replies, 1);
+        add(&words.reply_bytes, bytes.into());
+        // ORDERING: Relaxed; as in `add`.
+        words.rings.store(rings, Relaxed);
+        if self.started_ns != 0 && self.timed == transaction {
+            self.stop(P::now());
+        }
+    }
+
+    #[cold]
+    fn stop(&mut self, now_ns: u64) {
+        if let Some(record) = &self.record {
+            note_time(record, now_ns.saturating_sub(self.started_ns));
+        }
+        self.started_ns = 0;
+    }
+
+    /// A reply came whose sender had given up.
+    #[cold]
+    pub(crate) fn late(&self) {
+        self.count(|words| &words.late);
+    }
+
+    /// A sender waits for room.
+    #[cold]
+    pub(crate) fn waits_for_room(&self) {
+        self.count(|words| &words.room_waits);
+    }
+
+    /// A waiting sender has looked at the clock, and spins on.
+    pub(crate) fn looked(&self) {
+        self.count(|words| &words.looks);
+    }
+
+    /// This end has slept.
+    pub(crate) fn slept(&mut self) {
+        let Some(record) = &self.record else { return };
+        let (words, wake_ns) = (record.words(), learned_wake_ns());
+        add(&words.sleeps, 1);
+        // ORDERING: Relaxed; as in `add`.
+        words.wake_ns.store(wake_ns, Relaxed);
+        record.0.place().0.task_words().wake_ns.store(wake_ns, Relaxed);
+        self.sampler.soon();
+    }
+
+    fn count(&self, word: impl FnOnce(&ConnectionWords) -> &AtomicU64) {
+        if let Some(record) = &self.record {
+            add(word(record.words()), 1);
+        }
+    }
+}
+
+/// What the receiving half of a server's end counts. One thread uses it at a time.
+#[derive(Debug)]
+pub struct RequestCounters {
+    record: Option<Arc<Record>>,
+    sampler: Sampler,
+    /// The position of the last message that had no room for its reply, plus one.
+    without_room: u64,
+}
+
+/// What the replying half of a server's end counts, under the lock of its replies.
+#[derive(Debug, Default)]
+pub struct ReplyCounters {
+    record: Option<Arc<Record>>,
+}
+
+impl Default for RequestCounters {
+    fn default() -> Self {
+        Self { record: None, sampler: Sampler::new(), without_room: 0 }
+    }
+}
+
+/// Counters of both halves of a server's end in one record of `page`, or such as count nothing if it
+/// has none left.
+#[must_use]
+pub fn server_counters(
+    page: &Arc<PageWriter>,
+    whose: Identity,
+) -> (RequestCounters, ReplyCounters) {
+    let record = Record::new(page, whose).map(Arc::new);
+    let replies = ReplyCounters { record: record.clone() };
+    (RequestCounters { record, ..RequestCounters::default() }, replies)
+}
+
+impl RequestCounters {
+    /// A request was taken. Answers since when it is timed, 0 if it is not.
+    #[inline]
+    pub(crate) fn taken<P: Platform>(&mut self, bytes: u32) -> u64 {
+        let Some(record) = &self.record else { return 0 };
+        let words = record.words();
+        add(&words.requests, 1);
+        add(&words.request_bytes, bytes.into());
+        if self.sampler.is_due() { self.start(P::now()) } else { 0 }
+    }
+
+    #[cold]
+    fn start(&mut self, now_ns: u64) -> u64 {
+        self.sampler.drawn(now_ns);
+        now_ns
+    }
+
+    /// The message at `position` waits for room for its reply.
+    #[cold]
+    pub(crate) fn waits_for_room(&mut self, position: u64) {
+        if self.without_room != position + 1 {
+            self.without_room = position + 1;
+            if let Some(record) = &self.record {
+                add(&record.words().room_waits, 1);
+            }
+        }
+    }
+
+    /// This end got up from a sleep.
+    pub(crate) fn slept(&mut self) {
+        if let Some(record) = &self.record {
+            let words = record.words();
+            add(&words.sleeps, 1);
+            // ORDERING: Relaxed; as in `add`.
+            words.wake_ns.store(learned_wake_ns(), Relaxed);
+            self.sampler.soon();
+        }
+    }
+}
+
+impl ReplyCounters {
+    /// A reply was published, to a request that is timed since `started_ns` unless that is 0, by a
+    /// writer that has rung so often.
+    #[inline]
+    pub(crate) fn replied<P: Platform>(&self, bytes: usize, started_ns: u64, rings: u64) {
+        let Some(record) = &self.record else { return };
+        let words = record.words();
+        add(&words.replies, 1);
+        add(&words.reply_bytes, bytes as u64);
+        // ORDERING: Relaxed; as in `add`.
+        words.rings.store(rings, Relaxed);
+        if started_ns != 0 {
+            stop_service(record, started_ns, P::now());
+        }
+    }
+}
+
+#[cold]
+fn stop_service(record: &Record, started_ns: u64, now_ns: u64) {
+    note_time(record, now_ns.saturating_sub(started_ns));
+}
+
+fn note_time(record: &Record, ns: u64) {
+    if let Some(bucket) = record.words().histogram.get(bucket(ns)) {
+        add(bucket, 1);
+    }
+}
+
+/// What a thread counts that waits for many connections.
+#[derive(Debug, Default)]
+pub struct ThreadCounters {
+    record: Option<RecordPlace<ThreadWords>>,
+}
+
+impl ThreadCounters {
+    /// Ones that count in a thread record of `page`, or nothing if it has none left. Made by any
+    /// thread; whose they are shows when it first counts.
+    #[must_use]
+    pub fn new(page: &Arc<PageWriter>) -> Self {
+        let record = page.claim_thread();
+        if let Some(record) = &record {
+            let words = record.words();
+            // (R1, R2) ORDERING: Relaxed; `key` is released after them.
+            for word in [&words.thread, &words.connections, &words.polled, &words.looks] {
+                word.store(0, Relaxed);
+            }
+            words.sleeps.store(0, Relaxed);
+            words.wake_ns.store(learned_wake_ns(), Relaxed);
+            words.since_ns.store(monotonic_ns(), Relaxed);
+            // (R3) ORDERING(record): Release; as in `Record::new`.
+            words.key.store(record.incarnation, Release);
+        }
+        Self { record }
+    }
+
+    /// It has looked round while it spins: at so many connections, of so many.
+    pub(crate) fn looked(&self, polled: usize, connections: usize) {
+        if let Some(record) = &self.record {
+            let words = record.words();
+            add(&words.looks, 1);
+            Self::round(words, polled, connections);
+        }
+    }
+
+    /// It goes to sleep.
+    pub(crate) fn sleeps(&self, connections: usize) {
+        if let Some(record) = &self.record {
+            let words = record.words();
+            add(&words.sleeps, 1);
+            // ORDERING: Relaxed; as in `add`.
+            if words.thread.load(Relaxed) == 0 {
+                let thread = rustix::thread::gettid().as_raw_nonzero().get();
+                words.thread.store(u64::from(thread.unsigned_abs()), Relaxed);
+            }
+            Self::round(words, 0, connections);
+            let wake_ns = learned_wake_ns();
+            words.wake_ns.store(wake_ns, Relaxed);
+            record.place().0.task_words().wake_ns.store(wake_ns, Relaxed);
+        }
+    }
+
+    fn round(words: &ThreadWords, polled: usize, connections: usize) {
+        // ORDERING: Relaxed; as in `add`.
+        words.polled.store(polled as u64, Relaxed);
+        words.connections.store(connections as u64, Relaxed);
+    }
+}
+
+impl Drop for ThreadCounters {
+    fn drop(&mut self) {
+        if let Some(record) = &self.record {
+            // (R4) ORDERING(record): Relaxed; as for a connection's record.
+            record.words().key.store(0, Relaxed);
+            fence(Release);
+            let (page, index) = record.place();
+            page.release_thread(index);
+        }
+    }
+}
+
+/// The lowest time that has a bucket of its own, as a power of two: 64 ns.
+const FIRST_POWER: u32 = 6;
+/// The power of two from which on a bucket is a whole one wide: 2^20 ns, a millisecond.
+const WHOLE_POWER: u32 = 20;
+/// Where the buckets begin that are a whole power wide.
+const WHOLE: u32 = 1 + 2 * (WHOLE_POWER - FIRST_POWER);
+
+/// The bucket of a time in ns: below 64 ns; then two to each power of two, `2^k` and `1.5 × 2^k`, up
+/// to 2^20; then one to each, up to what is above 2^30.
+#[must_use]
+pub const fn bucket(ns: u64) -> usize {
+    if ns < 1 << FIRST_POWER {
+        return 0;
+    }
+    let power = ns.ilog2();
+    let bucket = if power < WHOLE_POWER {
+        1 + 2 * (power - FIRST_POWER) + (ns >> (power - 1) & 1) as u32
+    } else {
+        WHOLE + (power - WHOLE_POWER)
+    };
+    if (bucket as usize) < BUCKETS { bucket as usize } else { BUCKETS - 1 }
+}
+
+/// The lowest time in ns that belongs to a bucket; the next one's is the first that does not.
+#[must_use]
+pub const fn bucket_start(bucket: usize) -> u64 {
+    let place = bucket as u32;
+    if place == 0 {
+        return 0;
+    }
+    if place < WHOLE {
+        let (power, half) = (FIRST_POWER + (place - 1) / 2, (place - 1) % 2);
+        return (1 << power) + ((half as u64) << (power - 1));
+    }
+    let power = WHOLE_POWER + (place - WHOLE);
+    if power < 63 { 1 << power } else { u64::MAX }
+}
+
+/// A histogram of times, as it was read.
+pub type Histogram = [u64; BUCKETS];
+
+/// How many times a histogram holds, at most `u64::MAX`.
+#[must_use]
+pub fn total(histogram: &Histogram) -> u64 {
+    histogram.iter().fold(0, |sum: u64, count| sum.saturating_add(*count))
+}
+
+/// The time in ns below which the part `quantile` (0 to 1) of a histogram's times lies, as far as
+/// its buckets tell: within one, times are taken to be spread evenly. `None` if it is empty.
+#[must_use]
+pub fn quantile(histogram: &Histogram, quantile: f64) -> Option<f64> {
+    let total = total(histogram);
+    if total == 0 {
+        return None;
+    }
+    let wanted = quantile.clamp(0.0, 1.0) * total as f64;
+    let mut below = 0.0;
+    for (place, count) in histogram.iter().enumerate().filter(|(_, count)| **count > 0) {
+        let count = *count as f64;
+        if below + count >= wanted {
+            let start = bucket_start(place) as f64;
+            if place + 1 == BUCKETS {
+                // It has no end.
+                return Some(start);
+            }
+            let wide = bucket_start(place + 1) as f64 - start;
+            return Some(start + wide * ((wanted - below) / count).clamp(0.0, 1.0));
+        }
+        below += count;
+    }
+    // What a liar makes of it: counts that do not add up.
+    Some(bucket_start(BUCKETS - 1) as f64)
+}
+
+/// What a task claims of one of its ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionCounts {
+    /// Which use of the record it is: another key is another connection.
+    pub key: u64,
+    /// Whose it is.
+    pub whose: Identity,
+    /// Since when, in ns of `CLOCK_MONOTONIC`.
+    pub since_ns: u64,
+    /// Requests published (client) or taken (server).
+    pub requests: u64,
+    /// Their payloads, in bytes.
+    pub request_bytes: u64,
+    /// Replies taken in (client) or published (server).
+    pub replies: u64,
+    /// Their payloads, in bytes.
+    pub reply_bytes: u64,
+    /// Replies whose sender had given up.
+    pub late: u64,
+    /// Times that a message waited for room: a request in the ring, a reply's in the other.
+    pub room_waits: u64,
+    /// Looks at the clock while spinning.
+    pub looks: u64,
+    /// Times that this end slept.
+    pub sleeps: u64,
+    /// Times that it woke the other end.
+    pub rings: u64,
+    /// What a wake-up costs, as it was last learned, in ns; 0 if it never slept.
+    pub wake_ns: u64,
+    /// Round trips (client) or service times (server), sampled.
+    pub histogram: Histogram,
+}
+
+/// What a task claims of one of its threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThreadCounts {
+    /// Which use of the record it is.
+    pub key: u64,
+    /// The thread, as Linux numbers it; 0 if it has never slept.
+    pub thread: u32,
+    /// Connections that it waits for.
+    pub connections: u64,
+    /// How many of them it polled when it last said so.
+    pub polled: u64,
+    /// Looks round while spinning.
+    pub looks: u64,
+    /// Times that it slept.
+    pub sleeps: u64,
+    /// What a wake-up costs, as it has learned, in ns: its spin budget.
+    pub wake_ns: u64,
+    /// Since when it counts, in ns of `CLOCK_MONOTONIC`.
+    pub since_ns: u64,
+}
+
+/// What the head of a page claims.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// Connection records to look at.
+    pub records: usize,
+    /// What a wake-up costs, as the task has learned, in ns; 0 if it never slept.
+    pub wake_ns: u64,
+    /// Whom its threads wait for.
+    pub waits: Vec<Claim>,
+    /// Threads that wait for many.
+    pub threads: Vec<ThreadCounts>,
+}
+
+/// A task's page, open for reading: no mapping, so that holes stay holes and nothing that its owner
+/// does can be felt here.
+#[derive(Debug)]
+pub struct PageFile {
+    file: OwnedFd,
+}
+
+/// Connection records that are copied at a time.
+const RECORDS_AT_ONCE: usize = 64;
+
+impl PageFile {
+    /// The page behind `file`.
+    ///
+    /// # Errors
+    /// `InvalidData` if it is no task page, or not sealed.
+    pub fn new(file: OwnedFd) -> io::Result<Self> {
+        check_sealed(file.as_fd(), PAGE_BYTES)?;
+        Ok(Self { file })
+    }
+
+    /// Copies `bytes.len()` bytes from `offset` on.
+    fn copy(&self, offset: usize, bytes: &mut [u8]) -> io::Result<()> {
+        let mut done = 0;
+        while done < bytes.len() {
+            match rustix::io::pread(&self.file, &mut bytes[done..], (offset + done) as u64) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => done += count,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// What the head of the page says.
+    ///
+    /// # Errors
+    /// What Linux says.
+    pub fn head(&self) -> io::Result<Head> {
+        let mut bytes = vec![0; HEAD_BYTES];
+        self.copy(0, &mut bytes)?;
+        let waits = (0..WAITS_MAX).filter_map(|place| {
+            let offset = WAITS_OFFSET + place * WAIT_BYTES;
+            Claim::new(word(&bytes, offset), word(&bytes, offset + 8))
+        });
+        let threads = (0..THREADS_MAX).filter_map(|place| {
+            thread(&bytes[THREADS_OFFSET + place * size_of::<ThreadWords>()..])
+        });
+        Ok(Head {
+            records: usize::try_from(word(&bytes, 0)).map_or(RECORDS_MAX, |n| n.min(RECORDS_MAX)),
+            wake_ns: word(&bytes, 8),
+            waits: waits.collect(),
+            threads: threads.collect(),
+        })
+    }
+
+    /// What the page says of connections, of the first `records` records. `each` is called for one
+    /// after the other.
+    ///
+    /// # Errors
+    /// What Linux says.
+    pub fn connections(
+        &self,
+        records: usize,
+        mut each: impl FnMut(ConnectionCounts),
+    ) -> io::Result<()> {
+        let mut bytes = vec![0; RECORDS_AT_ONCE * RECORD_BYTES];
+        for first in (0..records.min(RECORDS_MAX)).step_by(RECORDS_AT_ONCE) {
+            let count = RECORDS_AT_ONCE.min(records.min(RECORDS_MAX) - first);
+            let offset = CONNECTIONS_OFFSET + first * RECORD_BYTES;
+            // (Q1)
+            self.copy(offset, &mut bytes[..count * RECORD_BYTES])?;
+            for place in 0..count {
+                let Some(counts) = connection(&bytes[place * RECORD_BYTES..]) else { continue };
+                // (Q2)
+                let mut key = [0; 8];
+                self.copy(offset + place * RECORD_BYTES, &mut key)?;
+                if u64::from_le_bytes(key) == counts.key {
+                    each(counts);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The word at byte `offset`; 0 if it is not there.
+fn word(bytes: &[u8], offset: usize) -> u64 {
+    bytes
+        .get(offset..)
+        .and_then(|bytes| bytes.first_chunk())
+        .map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+/// What a thread record says; `None` if it is free.
+fn thread(record: &[u8]) -> Option<ThreadCounts> {
+    use core::mem::offset_of;
+    let key = word(record, offset_of!(ThreadWords, key));
+    (key != 0).then(|| ThreadCounts {
+        key,
+        thread: word(record, offset_of!(ThreadWords, thread)) as u32,
+        connections: word(record, offset_of!(ThreadWords, connections)),
+        polled: word(record, offset_of!(ThreadWords, polled)),
+        looks: word(record, offset_of!(ThreadWords, looks)),
+        sleeps: word(record, offset_of!(ThreadWords, sleeps)),
+        wake_ns: word(record, offset_of!(ThreadWords, wake_ns)),
+        since_ns: word(record, offset_of!(ThreadWords, since_ns)),
+    })
+}
+
+/// What a connection record says; `None` if it is free or makes no sense.
+fn connection(record: &[u8]) -> Option<ConnectionCounts> {
+    use core::mem::offset_of;
+    let key = word(record, offset_of!(ConnectionWords, key));
+    let side = word(record, offset_of!(ConnectionWords, side));
+    let status_index = (side >> 32) as u32;
+    let side = match side & u64::from(u32::MAX) {
+        CLIENT => Side::Client,
+        SERVER => Side::Server,
+        _ => return None,
+    };
+    if key == 0 || status_index >= STATUS_WORDS {
+        return None;
+    }
+    let bits = |offset| word(record, offset);
+    Some(ConnectionCounts {
+        key,
+        whose: Identity {
+            connection: ConnectionId::from_bits(bits(offset_of!(ConnectionWords, connection))),
+            peer: TaskId::from_bits(bits(offset_of!(ConnectionWords, peer))),
+            side,
+            status_index,
+        },
+        since_ns: bits(offset_of!(ConnectionWords, since_ns)),
+        requests: bits(offset_of!(ConnectionWords, requests)),
+        request_bytes: bits(offset_of!(ConnectionWords, request_bytes)),
+        replies: bits(offset_of!(ConnectionWords, replies)),
+        reply_bytes: bits(offset_of!(ConnectionWords, reply_bytes)),
+        late: bits(offset_of!(ConnectionWords, late)),
+        room_waits: bits(offset_of!(ConnectionWords, room_waits)),
+        looks: bits(offset_of!(ConnectionWords, looks)),
+        sleeps: bits(offset_of!(ConnectionWords, sleeps)),
+        rings: bits(offset_of!(ConnectionWords, rings)),
+        wake_ns: bits(offset_of!(ConnectionWords, wake_ns)),
+        histogram: core::array::from_fn(|place| {
+            bits(offset_of!(ConnectionWords, histogram) + place * 8)
+        }),
+    })
+}
+
+#[cfg(test)]
+mod tests;
