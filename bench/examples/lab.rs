@@ -36,11 +36,11 @@ fn lab() -> Result<(), Box<dyn std::error::Error>> {
     options.only = args.iter().filter(|arg| !arg.starts_with('-')).cloned().collect();
     let terminal = io::stderr().is_terminal();
     let mut shown = 0;
-    let report = rendez_bench::run(&options, &mut |Progress { done, mechanism, .. }| {
+    let report = rendez_bench::run(&options, &mut |Progress { done, what, .. }| {
         let percent = (done * 100.0) as u32;
         if terminal && percent > shown {
             shown = percent;
-            eprint!("\r{percent:3} % {mechanism:<20}\r");
+            eprint!("\r{percent:3} % {what:<40}\r");
         }
     })?;
     if args.iter().any(|arg| arg == "--json") {

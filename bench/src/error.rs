@@ -13,7 +13,15 @@ pub enum Error {
         /// All names that would have been understood.
         valid: Vec<String>,
     },
-    /// A payload that not every mechanism can carry.
+    /// [`Options::experiments`](crate::Options::experiments) names something that is not there.
+    #[error("there is no experiment called {name:?}; choose from: {}", valid.join(", "))]
+    UnknownExperiment {
+        /// What was asked for.
+        name: String,
+        /// All names that would have been understood.
+        valid: Vec<String>,
+    },
+    /// A payload that cannot be measured.
     #[error(
         "a payload of {bytes} bytes cannot be measured; take a multiple of 8 from 8 to {}",
         crate::options::MAX_PAYLOAD
@@ -21,12 +29,6 @@ pub enum Error {
     Payload {
         /// What was asked for.
         bytes: usize,
-    },
-    /// A number of cores other than 1 or 2.
-    #[error("{cores} cores were asked for; a round trip takes place on 1 or on 2")]
-    Cores {
-        /// What was asked for.
-        cores: usize,
     },
     /// The partner process of a mechanism reported an error, or ended.
     #[error("{mechanism}: its partner process failed: {reason}")]

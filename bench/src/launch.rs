@@ -12,8 +12,12 @@
 //! | child | `hello` + text | done; the text, if any, is a remark for the report |
 //! | parent | `block` + exchanges, variant | prepare for that many round trips |
 //! | child | `ready` | preparing to serve: send |
-//! | child | `done` | all served; asleep until the next `block` |
+//! | child | `done` + ns | all served, with that much processor time; asleep until the next `block` |
+//! | parent | `order` + numbers | what an actor is to do next |
 //! | child | `failed` + text | it could not |
+//!
+//! Beside the answering half of a mechanism, a partner can be any [role](crate::role) of an
+//! experiment: its orders and what `done` brings back are numbers of the role's own.
 //!
 //! The child ends when the socket closes. It also asks Linux to be killed when its parent dies, since
 //! it does not look at the socket while it serves, and sets an alarm clock during each block in case
@@ -40,6 +44,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::Error;
 use crate::mechanism::{self, Block, Setting};
+use crate::role::{self, Role, process_cpu_ns};
 use crate::watchdog;
 
 /// The hidden subcommand that leads to [`partner`].
@@ -57,6 +62,10 @@ const BLOCK: u8 = 3;
 const READY: u8 = 4;
 const DONE: u8 = 5;
 const FAILED: u8 = 6;
+const ORDER: u8 = 7;
+
+/// The first argument of a partner that plays a role.
+const ROLE: &str = "role";
 
 /// How long a partner may take to end by itself, before it is killed.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -95,25 +104,13 @@ impl Launcher {
                 "a mechanism starts one partner, not two",
             ));
         }
-        let (control, theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        let child = Command::new(&self.exe)
-            .arg(PARTNER)
-            .arg(&self.label)
-            .arg(self.setting.payload_bytes.to_string())
-            .arg(self.setting.cores.to_string())
-            .arg(self.cpu.map_or_else(|| "-".to_owned(), |cpu| cpu.to_string()))
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
-            .spawn()
-            .map_err(|error| {
-                io::Error::new(error.kind(), format!("starting {}: {error}", self.exe.display()))
-            })?;
-        let partner = self.partner.insert(Partner {
-            label: self.label.clone(),
-            control: Some(control),
-            child: Arc::new(Mutex::new(child)),
-        });
+        let arguments = [
+            self.label.clone(),
+            self.setting.payload_bytes.to_string(),
+            self.setting.cores.to_string(),
+            on(self.cpu),
+        ];
+        let partner = self.partner.insert(spawn(&self.exe, &self.label, &arguments)?);
         partner.hand_over(descriptors)
     }
 
@@ -124,6 +121,48 @@ impl Launcher {
             reason: "the mechanism did not start one".into(),
         })
     }
+}
+
+/// The processor as an argument.
+fn on(cpu: Option<usize>) -> String {
+    cpu.map_or_else(|| "-".to_owned(), |cpu| cpu.to_string())
+}
+
+fn spawn(exe: &Path, label: &str, arguments: &[String]) -> io::Result<Partner> {
+    let (control, theirs) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let child = Command::new(exe)
+        .arg(PARTNER)
+        .args(arguments)
+        .stdin(Stdio::from(theirs))
+        .stdout(Stdio::null())
+        .spawn()
+        .map_err(|error| {
+            io::Error::new(error.kind(), format!("starting {}: {error}", exe.display()))
+        })?;
+    Ok(Partner {
+        label: label.to_owned(),
+        control: Some(control),
+        child: Arc::new(Mutex::new(child)),
+    })
+}
+
+/// Starts a partner process that plays a role, on that processor or wherever this thread may run,
+/// and hands it these descriptors. It returns at once: [`Partner::hello`] waits until the role has
+/// been entered.
+pub(crate) fn start_role(
+    exe: &Path,
+    role: &dyn Role,
+    arguments: &[u64],
+    cpu: Option<usize>,
+    descriptors: &[OwnedFd],
+) -> io::Result<Partner> {
+    let words = [ROLE.to_owned(), role.name().to_owned(), on(cpu)];
+    let words: Vec<String> =
+        words.into_iter().chain(arguments.iter().map(ToString::to_string)).collect();
+    let partner = spawn(exe, role.name(), &words)?;
+    partner.hand_over(descriptors)?;
+    Ok(partner)
 }
 
 /// A partner process, as its parent sees it.
@@ -163,9 +202,33 @@ impl Partner {
         self.expect(READY).map(drop)
     }
 
-    /// Waits until the partner has served the block and gone to sleep.
-    pub(crate) fn finish(&self) -> Result<(), Error> {
-        self.expect(DONE).map(drop)
+    /// Waits until the partner has served the block and gone to sleep; answers the processor time
+    /// that it took there, in ns.
+    pub(crate) fn finish(&self) -> Result<u64, Error> {
+        Ok(self.report()?.first().copied().unwrap_or_default())
+    }
+
+    /// Tells an actor what to do next, and waits until it begins.
+    pub(crate) fn order(&self, order: &[u64]) -> Result<(), Error> {
+        let control = self.control.as_ref().ok_or_else(|| self.failed("has been ended"))?;
+        send(control, &numbers(ORDER, order), &[]).map_err(|error| self.failed(error))?;
+        self.expect(READY).map(drop)
+    }
+
+    /// Waits until an actor has done what it was ordered; answers what it found.
+    pub(crate) fn report(&self) -> Result<Vec<u64>, Error> {
+        Ok(read_numbers(&self.expect_bytes(DONE)?))
+    }
+
+    /// [`order`](Self::order) and [`report`](Self::report) in one.
+    pub(crate) fn ask(&self, order: &[u64]) -> Result<Vec<u64>, Error> {
+        self.order(order)?;
+        self.report()
+    }
+
+    /// Linux's number of the process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner).id()
     }
 
     /// What the partner said about an error, if it said anything: to be asked for when the client's
@@ -183,14 +246,17 @@ impl Partner {
     }
 
     fn expect(&self, kind: u8) -> Result<String, Error> {
+        Ok(String::from_utf8_lossy(&self.expect_bytes(kind)?).into_owned())
+    }
+
+    fn expect_bytes(&self, kind: u8) -> Result<Vec<u8>, Error> {
         let control = self.control.as_ref().ok_or_else(|| self.failed("has been ended"))?;
         let (message, _) = receive(control).map_err(|error| self.failed(error))?;
         let (first, rest) =
             message.split_first().ok_or_else(|| self.failed("it ended unexpectedly"))?;
-        let text = String::from_utf8_lossy(rest).into_owned();
         match *first {
-            found if found == kind => Ok(text),
-            FAILED => Err(self.failed(text)),
+            found if found == kind => Ok(rest.to_vec()),
+            FAILED => Err(self.failed(String::from_utf8_lossy(rest))),
             other => Err(self.failed(format!("it said {other} where {kind} was expected"))),
         }
     }
@@ -230,7 +296,10 @@ pub fn partner(args: &[String]) -> Result<(), Error> {
         .as_fd()
         .try_clone_to_owned()
         .map_err(|error| Error::io("taking the control socket from standard input", error))?;
-    let result = serve(&control, args);
+    let result = match args.split_first() {
+        Some((first, rest)) if first == ROLE => play(&control, rest),
+        _ => serve(&control, args),
+    };
     if let Err(error) = &result {
         let mut message = vec![FAILED];
         let text = match error {
@@ -284,9 +353,58 @@ fn serve(control: &OwnedFd, args: &[String]) -> Result<(), Error> {
         };
         nix::unistd::alarm::set(2 * watchdog::PATIENCE_SECONDS);
         send(control, &[READY], &[]).map_err(failed)?;
+        let before = process_cpu_ns();
         server.block(Block { exchanges, variant }).map_err(failed)?;
+        let cpu_ns = process_cpu_ns() - before;
         nix::unistd::alarm::cancel();
-        send(control, &[DONE], &[]).map_err(failed)?;
+        send(control, &numbers(DONE, &[cpu_ns]), &[]).map_err(failed)?;
+    }
+}
+
+/// A message of numbers.
+fn numbers(kind: u8, numbers: &[u64]) -> Vec<u8> {
+    std::iter::once(kind).chain(numbers.iter().flat_map(|number| number.to_le_bytes())).collect()
+}
+
+fn read_numbers(bytes: &[u8]) -> Vec<u64> {
+    bytes.as_chunks::<8>().0.iter().map(|eight| u64::from_le_bytes(*eight)).collect()
+}
+
+/// The partner process of an experiment: enters a role and does what it is ordered.
+fn play(control: &OwnedFd, args: &[String]) -> Result<(), Error> {
+    let bad = |reason: &str| Error::Arguments { reason: reason.to_owned() };
+    let [name, cpu, arguments @ ..] = args else { return Err(bad("a role and a processor")) };
+    let role = role::find(name).ok_or_else(|| bad("no such role"))?;
+    let arguments: Vec<u64> = arguments
+        .iter()
+        .map(|argument| argument.parse().map_err(|_| bad("an argument is not a number")))
+        .collect::<Result<_, _>>()?;
+    let remark = match cpu.as_str() {
+        "-" => None,
+        number => pin(number.parse().map_err(|_| bad("the processor is not a number"))?).err(),
+    };
+    let failed =
+        |error: io::Error| Error::Partner { mechanism: name.clone(), reason: error.to_string() };
+    let (message, descriptors) = receive(control).map_err(failed)?;
+    if message != [START] {
+        return Err(bad("standard input is not a control socket"));
+    }
+    let mut actor = role.enter(&arguments, descriptors).map_err(failed)?;
+    let mut hello = vec![HELLO];
+    hello.extend(remark.unwrap_or_default().bytes());
+    send(control, &hello, &[]).map_err(failed)?;
+    loop {
+        let (message, _) = receive(control).map_err(failed)?;
+        let order = match message.as_slice() {
+            [] => return Ok(()),
+            [ORDER, order @ ..] => read_numbers(order),
+            _ => return Err(bad("an unknown message on the control socket")),
+        };
+        nix::unistd::alarm::set(2 * watchdog::PATIENCE_SECONDS);
+        send(control, &[READY], &[]).map_err(failed)?;
+        let found = actor.act(&order).map_err(failed)?;
+        nix::unistd::alarm::cancel();
+        send(control, &numbers(DONE, &found), &[]).map_err(failed)?;
     }
 }
 

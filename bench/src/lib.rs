@@ -35,8 +35,11 @@
 //! A mechanism is one file that implements [`Mechanism`], and a line in [`mechanism::all`].
 
 mod baseline;
-mod compare;
+mod distribution;
 mod error;
+pub mod experiment;
+mod glance;
+mod interleave;
 mod laboratory;
 mod launch;
 mod machine;
@@ -44,17 +47,20 @@ pub mod mechanism;
 mod options;
 mod recorder;
 mod rendez;
-mod report;
+pub mod report;
+mod role;
+mod station;
 mod statistics;
+mod system;
 mod table;
 mod watchdog;
 
-pub use compare::{Comparison, quick_compare};
 pub use error::Error;
+pub use glance::{Comparison, Row, quick_compare};
 pub use laboratory::{Progress, run};
 pub use launch::{Launcher, PARTNER, partner};
 pub use machine::Machine;
 pub use mechanism::{Mechanism, Wait};
 pub use options::Options;
 pub use recorder::{BATCH, Recorder};
-pub use report::{Report, Row};
+pub use report::Report;

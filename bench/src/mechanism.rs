@@ -15,20 +15,38 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::baseline;
+use crate::baseline::{self, SharedMemory, Sockets};
 use crate::launch::Launcher;
 use crate::recorder::Recorder;
 use crate::rendez::Rendez;
+use crate::report::Class;
 
 /// All mechanisms, in the order of the report. **This is where a new one is added.**
 #[must_use]
 pub fn all() -> &'static [&'static dyn Mechanism] {
-    static ALL: [&dyn Mechanism; 8] = [
+    static ALL: [&dyn Mechanism; 25] = [
         &baseline::Floor,
-        &baseline::Futex,
+        &baseline::Copying,
+        &SharedMemory::Spin,
+        &SharedMemory::Yield,
+        &SharedMemory::Futex,
+        &SharedMemory::Semaphore,
+        &baseline::Eventfd,
+        &SharedMemory::MappedFile(Wait::Spin),
+        &SharedMemory::MappedFile(Wait::Block),
         &baseline::Pipe,
-        &baseline::UnixStream,
-        &baseline::UnixSeqpacket,
+        &baseline::NamedPipe,
+        &Sockets::UnixStream,
+        &Sockets::UnixDatagram,
+        &Sockets::UnixSeqpacket,
+        &Sockets::Tcp,
+        &Sockets::Udp,
+        &baseline::PosixQueue,
+        &baseline::SystemVQueue,
+        &baseline::PseudoTerminal,
+        &baseline::QueuedSignal,
+        &baseline::RegularFile(Wait::Spin),
+        &baseline::RegularFile(Wait::Block),
         &Rendez(Wait::Spin),
         &Rendez(Wait::Adaptive),
         &Rendez(Wait::Block),
@@ -90,6 +108,11 @@ pub trait Mechanism: fmt::Debug + Sync {
     /// only yields its processor never sleeps, and so counts as spinning.
     fn waits(&self) -> Wait {
         self.wait().unwrap_or(Wait::Block)
+    }
+
+    /// What kind of thing it is, for the report.
+    fn class(&self) -> Class {
+        Class::Baseline
     }
 
     /// Whether it carries payloads of that size.

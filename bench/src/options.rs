@@ -1,56 +1,85 @@
-//! What to measure, and for how long.
+//! What to measure.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use crate::Error;
+use crate::experiment::{self, Entry};
 use crate::mechanism::{self, Mechanism, label};
+use crate::report::Cores;
 
-/// The largest payload that every mechanism carries, in bytes.
-pub(crate) const MAX_PAYLOAD: usize = 4088;
+/// The largest payload, in bytes.
+pub(crate) const MAX_PAYLOAD: usize = 16 << 20;
 
 /// What [`run`](crate::run) is to measure.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Fewer and shorter blocks: under half a minute in all.
+    /// Experiments, by name; the usual ones if empty.
+    pub experiments: Vec<String>,
+    /// Fewer and shorter blocks, fewer sizes: a first look.
     pub quick: bool,
+    /// About how long all of it is to take together; each experiment's own idea if `None`.
+    pub seconds: Option<u32>,
     /// Mechanisms to measure, by name (`rendez`) or by name and wait policy (`rendez-spin`). All if
-    /// empty. The floor is always measured, since ratios need it, but gets a row only if it is named.
+    /// empty. The floor is always measured, since ratios need it, but gets no points unless it is
+    /// named.
     pub only: Vec<String>,
-    /// Payload sizes in bytes: multiples of 8, at most 4088.
+    /// Payload sizes in bytes: multiples of 8, at most 16 MiB. Each experiment's own choice if empty.
     pub payloads: Vec<usize>,
-    /// Numbers of cores: 1, 2, or both.
-    pub cores: Vec<usize>,
+    /// Numbers of cores. Each experiment's own choice if empty.
+    pub cores: Vec<Cores>,
     /// The executable to start as the partner process. It must hand the arguments after
     /// [`PARTNER`](crate::PARTNER) to [`partner`](crate::partner).
     pub exe: PathBuf,
 }
 
 impl Options {
-    /// Everything, thoroughly: about two minutes.
+    /// The usual experiments, thoroughly: about two minutes.
     #[must_use]
     pub fn new(exe: impl Into<PathBuf>) -> Self {
         Self {
+            experiments: Vec::new(),
             quick: false,
+            seconds: None,
             only: Vec::new(),
-            payloads: vec![8, 40],
-            cores: vec![2, 1],
+            payloads: Vec::new(),
+            cores: Vec::new(),
             exe: exe.into(),
         }
+    }
+
+    /// The experiments to run.
+    ///
+    /// # Errors
+    /// An unknown name.
+    pub(crate) fn entries(&self) -> Result<Vec<&'static Entry>, Error> {
+        let all = experiment::all();
+        if let Some(name) = self.experiments.iter().find(|name| experiment::find(name).is_none()) {
+            return Err(Error::UnknownExperiment {
+                name: name.clone(),
+                valid: all.iter().map(|entry| entry.name.to_owned()).collect(),
+            });
+        }
+        Ok(all
+            .iter()
+            .filter(|entry| {
+                if self.experiments.is_empty() {
+                    entry.usual
+                } else {
+                    self.experiments.iter().any(|name| name == entry.name)
+                }
+            })
+            .collect())
     }
 
     /// Checks everything that can be checked without starting anything, and finds the mechanisms.
     ///
     /// # Errors
-    /// An unknown name, payload, or number of cores.
+    /// An unknown name or payload.
     pub(crate) fn selected(&self) -> Result<Vec<&'static dyn Mechanism>, Error> {
         if let Some(&bytes) =
             self.payloads.iter().find(|&&bytes| bytes == 0 || bytes % 8 != 0 || bytes > MAX_PAYLOAD)
         {
             return Err(Error::Payload { bytes });
-        }
-        if let Some(&cores) = self.cores.iter().find(|&&cores| cores != 1 && cores != 2) {
-            return Err(Error::Cores { cores });
         }
         let all = mechanism::all();
         for name in &self.only {
@@ -83,26 +112,6 @@ fn valid_names() -> Vec<String> {
     names
 }
 
-/// How long blocks are and how many.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Plan {
-    /// Rounds of one block of each mechanism.
-    pub(crate) rounds: u32,
-    /// Length of a mechanism's block.
-    pub(crate) block: Duration,
-    /// Length of the floor's measurement between two blocks.
-    pub(crate) reference: Duration,
-}
-
-impl Plan {
-    pub(crate) const FULL: Self =
-        Self { rounds: 200, block: Duration::from_millis(10), reference: Duration::from_millis(2) };
-    pub(crate) const QUICK: Self =
-        Self { rounds: 60, block: Duration::from_millis(5), reference: Duration::from_millis(2) };
-    pub(crate) const COMPARE: Self =
-        Self { rounds: 80, block: Duration::from_millis(5), reference: Duration::from_millis(1) };
-}
-
 #[cfg(test)]
 mod tests {
     use super::{MAX_PAYLOAD, Options};
@@ -121,6 +130,19 @@ mod tests {
     }
 
     #[test]
+    fn experiments_are_selected_by_name() {
+        let mut options = Options::new("/nowhere");
+        assert!(options.entries().expect("the usual ones").iter().all(|entry| entry.usual));
+        options.experiments = vec!["size".into()];
+        let names: Vec<_> =
+            options.entries().expect("it exists").iter().map(|entry| entry.name).collect();
+        assert_eq!(names, ["size"]);
+        options.experiments = vec!["colour".into()];
+        let text = options.entries().expect_err("not measured").to_string();
+        assert!(text.contains("colour") && text.contains("size"), "{text}");
+    }
+
+    #[test]
     fn only_selects_by_name() {
         let mut options = Options::new("/nowhere");
         options.only = vec!["pipe".into(), "futex".into()];
@@ -130,14 +152,11 @@ mod tests {
     }
 
     #[test]
-    fn payloads_and_cores_are_checked() {
+    fn payloads_are_checked() {
         for bytes in [0, 7, 12, MAX_PAYLOAD + 8] {
             let mut options = Options::new("/nowhere");
             options.payloads = vec![8, bytes];
             assert!(matches!(options.selected(), Err(Error::Payload { bytes: b }) if b == bytes));
         }
-        let mut options = Options::new("/nowhere");
-        options.cores = vec![3];
-        assert!(matches!(options.selected(), Err(Error::Cores { cores: 3 })));
     }
 }

@@ -3,19 +3,15 @@
 use std::io;
 use std::time::Instant;
 
-/// Round trips that are timed together, and as many again that are timed one by one.
+/// Round trips that are timed together, and as many again that are timed one by one, where reading
+/// the clock would count. Fewer with a payload so large that it does not.
 pub const BATCH: u32 = 16;
 
-/// Round trips at the start of a block that are not timed: caches and cores wake up.
-const WARM_UP: u32 = 16;
+/// Payloads up to this are timed in batches of [`BATCH`].
+const SMALL_BYTES: usize = 4096;
 
-/// Round trips in one batch and the single ones after it.
-const UNIT: u32 = 2 * BATCH;
-
-/// The number of round trips nearest below `wanted` that a block can have.
-pub(crate) fn whole(wanted: u32) -> u32 {
-    WARM_UP + (wanted.saturating_sub(WARM_UP) / UNIT).max(1) * UNIT
-}
+/// Payloads up to this are timed in batches of four; larger ones one by one.
+const MEDIUM_BYTES: usize = 64 << 10;
 
 /// What the clock costs: the median of reading it twice in a row, in nanoseconds.
 pub(crate) fn clock_cost_ns() -> u64 {
@@ -38,6 +34,9 @@ fn nanoseconds(before: Instant, after: Instant) -> u64 {
 #[derive(Debug)]
 pub struct Recorder {
     exchanges: u32,
+    /// Round trips of a batch; as many at the start of a block are not timed, while caches and cores
+    /// wake up.
+    batch: u32,
     clock_cost_ns: u64,
     sequence: u64,
     payload: Vec<u8>,
@@ -48,8 +47,14 @@ pub struct Recorder {
 impl Recorder {
     pub(crate) fn new(payload_bytes: usize, clock_cost_ns: u64) -> Self {
         let payload = (0..payload_bytes).map(|at| at as u8).collect();
+        let batch = match payload_bytes {
+            ..=SMALL_BYTES => BATCH,
+            ..=MEDIUM_BYTES => 4,
+            _ => 1,
+        };
         Self {
             exchanges: 0,
+            batch,
             clock_cost_ns,
             sequence: 0,
             payload,
@@ -58,14 +63,20 @@ impl Recorder {
         }
     }
 
-    /// Makes ready for a block of that many round trips, which [`whole`] has rounded.
+    /// The number of round trips nearest below `wanted` that a block can have.
+    pub(crate) fn whole(&self, wanted: u32) -> u32 {
+        let unit = 2 * self.batch;
+        self.batch + (wanted.saturating_sub(self.batch) / unit).max(1) * unit
+    }
+
+    /// Makes ready for a block of that many round trips, which [`whole`](Self::whole) has rounded.
     pub(crate) fn begin(&mut self, exchanges: u32) {
         self.exchanges = exchanges;
         self.batches.clear();
         self.singles.clear();
-        let units = (exchanges / UNIT + 1) as usize;
+        let units = (exchanges / (2 * self.batch) + 1) as usize;
         self.batches.reserve(units);
-        self.singles.reserve(units * BATCH as usize);
+        self.singles.reserve(units * self.batch as usize);
     }
 
     /// Mean of a round trip in each batch, in nanoseconds.
@@ -85,17 +96,18 @@ impl Recorder {
     /// What `exchange` reports; `InvalidData` if an answer is not that of its request.
     #[inline]
     pub fn run(&mut self, mut exchange: impl FnMut(&mut [u8]) -> io::Result<()>) -> io::Result<()> {
-        for _ in 0..WARM_UP {
+        let batch = self.batch;
+        for _ in 0..batch {
             one(&mut self.sequence, &mut self.payload, &mut exchange)?;
         }
-        for _ in 0..(self.exchanges.saturating_sub(WARM_UP)) / UNIT {
+        for _ in 0..(self.exchanges.saturating_sub(batch)) / (2 * batch) {
             let before = Instant::now();
-            for _ in 0..BATCH {
+            for _ in 0..batch {
                 one(&mut self.sequence, &mut self.payload, &mut exchange)?;
             }
             let mut last = Instant::now();
-            self.batches.push(nanoseconds(before, last) as f64 / f64::from(BATCH));
-            for _ in 0..BATCH {
+            self.batches.push(nanoseconds(before, last) as f64 / f64::from(batch));
+            for _ in 0..batch {
                 one(&mut self.sequence, &mut self.payload, &mut exchange)?;
                 let now = Instant::now();
                 self.singles.push(nanoseconds(last, now).saturating_sub(self.clock_cost_ns));
@@ -130,36 +142,37 @@ fn one(
 
 #[cfg(test)]
 mod tests {
-    use super::{BATCH, Recorder, UNIT, WARM_UP, whole};
+    use super::{BATCH, Recorder};
     use crate::mechanism::answer;
-
-    /// The fewest round trips that a block can have.
-    const FEWEST: u32 = WARM_UP + UNIT;
 
     #[test]
     fn a_block_has_exactly_its_round_trips() {
-        for wanted in [0, 1, FEWEST, 100, 1000] {
-            let exchanges = whole(wanted);
-            assert!(exchanges >= FEWEST);
-            let mut recorder = Recorder::new(16, 0);
-            recorder.begin(exchanges);
-            let mut count = 0;
-            recorder
-                .run(|payload| {
-                    count += 1;
-                    answer(payload);
-                    Ok(())
-                })
-                .expect("every answer is right");
-            assert_eq!(count, exchanges);
-            assert_eq!(recorder.batches().len() * BATCH as usize, recorder.singles().len());
+        for (bytes, batch) in [(16, BATCH), (8192, 4), (1 << 20, 1)] {
+            for wanted in [0, 1, 3 * batch, 100, 1000] {
+                let mut recorder = Recorder::new(bytes, 0);
+                let exchanges = recorder.whole(wanted);
+                assert!(exchanges >= 3 * batch);
+                assert!(exchanges <= wanted.max(3 * batch));
+                recorder.begin(exchanges);
+                let mut count = 0;
+                recorder
+                    .run(|payload| {
+                        count += 1;
+                        answer(payload);
+                        Ok(())
+                    })
+                    .expect("every answer is right");
+                assert_eq!(count, exchanges);
+                assert_eq!(recorder.batches().len() * batch as usize, recorder.singles().len());
+            }
         }
     }
 
     #[test]
     fn a_wrong_answer_is_noticed() {
         let mut recorder = Recorder::new(8, 0);
-        recorder.begin(FEWEST);
+        let exchanges = recorder.whole(0);
+        recorder.begin(exchanges);
         let error = recorder.run(|_| Ok(())).expect_err("an echo is not an answer");
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
     }

@@ -7,6 +7,7 @@
 use crate::Launcher;
 use crate::Recorder;
 use crate::mechanism::{self, Block, Client, Mechanism, Setting, answer};
+use crate::report::Class;
 use rendez::service::{Context, Message, Reply, Service};
 use rendez::{Connection, Error, Options, Rights, Server, Task};
 use rendez_kernel::quota::Quotas;
@@ -47,6 +48,18 @@ impl Mechanism for Rendez {
 
     fn wait(&self) -> Option<mechanism::Wait> {
         Some(self.0)
+    }
+
+    fn class(&self) -> Class {
+        Class::Rendez
+    }
+
+    fn carries(&self, payload_bytes: usize) -> Result<(), String> {
+        if payload_bytes <= 4088 {
+            Ok(())
+        } else {
+            Err("a message of this connection holds 4088 bytes".into())
+        }
     }
 
     fn connect(&self, _: Setting, launcher: &mut Launcher) -> io::Result<Box<dyn Client>> {

@@ -1,4 +1,9 @@
-//! What a run found, and its form in JSON.
+//! What a run found: the model of a report, format 2.
+//!
+//! A report holds **experiments**; each asks one question and holds **series**, one per thing that is
+//! compared; each series holds **points**, one per place on the experiment's axis (or per case, where
+//! there is no axis) and number of cores. Everything that a reader may want to doubt is in a point:
+//! the tail, the spread of the ratios, the distribution, and how many blocks counted.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,71 +11,45 @@ use crate::Machine;
 use crate::mechanism::Wait;
 use crate::table;
 
+/// The number of this form. A reader refuses any other.
+pub const FORMAT: u32 = 2;
+
+/// Unit of a point whose value is a time in nanoseconds.
+pub const NS: &str = "ns";
+/// Unit of a point whose value is a rate: transactions (or messages) per second.
+pub const PER_SECOND: &str = "per s";
+/// Unit of a point whose value is an amount of memory.
+pub const BYTES: &str = "bytes";
+/// Unit of a point whose value is processor time in nanoseconds.
+pub const NS_CPU: &str = "ns cpu";
+
+/// The case, in an experiment whose cases are the steps of a whole, that is the whole itself,
+/// measured on its own.
+pub const WHOLE: &str = "whole";
+
 /// What a run of the laboratory found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
+    /// Always [`FORMAT`].
+    pub format: u32,
     /// Where it was measured.
     pub machine: Machine,
     /// Whether blocks were few and short.
     pub quick: bool,
-    /// One row per mechanism and setting.
-    pub rows: Vec<Row>,
-    /// What a reader has to know: settings left out, partners that could not be pinned, and the like.
+    /// What was asked, and found, in the order in which it was measured.
+    pub experiments: Vec<Experiment>,
+    /// What a reader has to know about all of it.
     pub notes: Vec<String>,
 }
 
-/// One mechanism in one setting. Times are in nanoseconds, for a whole round trip.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Row {
-    /// `floor`, `futex`, `pipe`, `unix-stream`, `unix-seqpacket`, `rendez`.
-    pub mechanism: String,
-    /// The wait policy, for a mechanism with a choice.
-    pub wait: Option<Wait>,
-    /// Bytes of each request and of each answer.
-    pub payload_bytes: usize,
-    /// 2 if client and partner had a core each, 1 if they shared one.
-    pub cores: usize,
-    /// Median over the blocks of each block's median, from batches.
-    pub p50_ns: u64,
-    /// 99 of 100 round trips took no longer, from round trips timed one by one.
-    pub p99_ns: u64,
-    /// 999 of 1000 round trips took no longer.
-    pub p999_ns: u64,
-    /// Median over the blocks of the ratio to the floor beside the block. The floor always takes two
-    /// cores; null if the machine has only one.
-    pub ratio_to_floor: Option<f64>,
-    /// First and third quartile of the blocks' ratios to the floor.
-    pub ratio_spread: Option<[f64; 2]>,
-    /// Median over the rounds of the ratio to the bare futex in the same round and setting; null
-    /// where that was not measured.
-    pub ratio_to_futex: Option<f64>,
-    /// Blocks that count.
-    pub blocks_kept: u32,
-    /// Times that a disturbed block was measured again.
-    pub blocks_repeated: u32,
-    /// Blocks given up since every repetition was disturbed too.
-    pub blocks_dropped: u32,
-}
-
-impl Row {
-    /// Name and wait policy, if any: `rendez-spin`.
-    #[must_use]
-    pub fn label(&self) -> String {
-        match self.wait {
-            None => self.mechanism.clone(),
-            Some(wait) => format!("{}-{wait}", self.mechanism),
-        }
-    }
-}
-
 impl Report {
-    /// The report as an aligned table for a terminal, with bars.
+    /// The report as aligned tables for a terminal, with bars.
     #[must_use]
     pub fn table(&self, color: bool) -> String {
         table::report(self, color)
     }
 
-    /// The report as JSON, indented.
+    /// The report as JSON.
     ///
     /// # Errors
     /// None that is known; a report holds nothing that JSON cannot express.
@@ -79,78 +58,251 @@ impl Report {
     }
 }
 
-#[cfg(test)]
-pub(crate) mod tests {
-    use std::collections::BTreeMap;
+/// One question, and what was found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Experiment {
+    /// Its name on the command line: `size`, `load`, `breakdown`.
+    pub name: String,
+    /// A heading.
+    pub title: String,
+    /// What it asks, in one sentence.
+    pub question: String,
+    /// How it is drawn.
+    pub plot: Plot,
+    /// What its points differ in; none if they differ in their [`case`](Point::case) or not at all.
+    pub axis: Option<Axis>,
+    /// What is compared.
+    pub series: Vec<Series>,
+    /// What a reader has to know: what was left out and why, and the like.
+    pub notes: Vec<String>,
+}
 
-    use super::{Report, Row};
-    use crate::Machine;
-    use crate::mechanism::Wait;
+impl Experiment {
+    /// An experiment without series yet.
+    #[must_use]
+    pub fn new(name: &str, title: &str, question: &str, plot: Plot, axis: Option<Axis>) -> Self {
+        Self {
+            name: name.to_owned(),
+            title: title.to_owned(),
+            question: question.to_owned(),
+            plot,
+            axis,
+            series: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
 
-    pub(crate) fn sample() -> Report {
-        let row = |mechanism: &str, wait, cores, p50_ns, ratio: Option<f64>| Row {
-            mechanism: mechanism.into(),
-            wait,
-            payload_bytes: 40,
+    /// Adds a point to the series of that label, which is made at the end if there is none yet.
+    pub fn add(&mut self, label: &str, wait: Option<Wait>, class: Class, point: Point) {
+        match self.series.iter_mut().find(|series| series.label == label) {
+            Some(series) => series.points.push(point),
+            None => self.series.push(Series {
+                label: label.to_owned(),
+                wait,
+                class,
+                points: vec![point],
+            }),
+        }
+    }
+}
+
+/// How an experiment is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Plot {
+    /// A line per series, along the axis.
+    Lines,
+    /// A bar per series and case.
+    Bars,
+    /// A stack per series, whose parts are the cases; [`WHOLE`] is drawn beside it.
+    Stack,
+}
+
+/// What the points of an experiment differ in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Axis {
+    /// `payload`, `clients`, `arrivals`.
+    pub name: String,
+    /// `bytes`, `per s`; empty for a mere number.
+    pub unit: String,
+    /// Whether equal factors are to be equal distances.
+    pub logarithmic: bool,
+}
+
+impl Axis {
+    /// A logarithmic axis: nearly everything here spans orders of magnitude.
+    #[must_use]
+    pub fn logarithmic(name: &str, unit: &str) -> Self {
+        Self { name: name.to_owned(), unit: unit.to_owned(), logarithmic: true }
+    }
+}
+
+/// One of the things that are compared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Series {
+    /// Name, with the wait policy if there is a choice: `rendez-spin`, `pipe`.
+    pub label: String,
+    /// How both sides wait, so that like is compared with like; null where it is not known.
+    pub wait: Option<Wait>,
+    /// What kind of thing it is.
+    pub class: Class,
+    /// What was found.
+    pub points: Vec<Point>,
+}
+
+/// What kind of thing a series is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// The least that is possible.
+    Floor,
+    /// A classical mechanism, bare.
+    Baseline,
+    /// Rendez.
+    Rendez,
+    /// Another framework.
+    Peer,
+}
+
+/// On how many processors something was measured, and whether those may halt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cores {
+    /// Client and partner have a processor each.
+    Two,
+    /// The same, with a spinner of idle priority on each, so that neither ever halts.
+    Awake,
+    /// Client and partner share one.
+    One,
+}
+
+impl Cores {
+    /// All of them, in the order of a report.
+    pub const ALL: [Self; 3] = [Self::Two, Self::Awake, Self::One];
+
+    /// How many processors that takes.
+    #[must_use]
+    pub const fn processors(self) -> usize {
+        match self {
+            Self::Two | Self::Awake => 2,
+            Self::One => 1,
+        }
+    }
+
+    /// The name on the command line and in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Two => "two",
+            Self::Awake => "awake",
+            Self::One => "one",
+        }
+    }
+
+    /// For a heading.
+    #[must_use]
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Two => "two cores",
+            Self::Awake => "two cores, kept awake",
+            Self::One => "one core",
+        }
+    }
+}
+
+/// One place of a series.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Point {
+    /// Where on the axis.
+    pub x: Option<f64>,
+    /// What was done, in an experiment without an axis: `mint`, `encode`.
+    pub case: Option<String>,
+    /// On how many cores.
+    pub cores: Cores,
+    /// Unit of the summary: [`NS`], [`PER_SECOND`], [`BYTES`], [`NS_CPU`].
+    pub unit: String,
+    /// What was found.
+    pub summary: Summary,
+    /// How many times the value of another series at the same place, measured in the same moment.
+    pub ratios: Vec<Ratio>,
+    /// Processor seconds of both sides together per million transactions, waiting included.
+    pub cpu_s_per_million: Option<f64>,
+    /// How many transactions took no longer than so many nanoseconds, and longer than the bound
+    /// before: `[upper bound, count]`, ascending, empty buckets left out.
+    pub histogram: Vec<(f64, u64)>,
+    /// What became of the blocks.
+    pub blocks: Blocks,
+}
+
+impl Point {
+    /// A point with a summary and nothing else yet: fill in the rest with struct update syntax.
+    #[must_use]
+    pub fn new(cores: Cores, unit: &str, summary: Summary) -> Self {
+        Self {
+            x: None,
+            case: None,
             cores,
-            p50_ns,
-            p99_ns: p50_ns * 2,
-            p999_ns: p50_ns * 20,
-            ratio_to_floor: ratio,
-            ratio_spread: ratio.map(|ratio| [ratio * 0.9, ratio * 1.1]),
-            ratio_to_futex: (cores == 1).then_some(1.5),
-            blocks_kept: 200,
-            blocks_repeated: 3,
-            blocks_dropped: 1,
-        };
-        Report {
-            machine: Machine {
-                linux: "6.18.0 #1 SMP".into(),
-                architecture: "x86_64".into(),
-                cpu_model: "Model".into(),
-                cores_online: 2,
-                cores_used: vec![0, 1],
-                topology: vec!["a note".into()],
-                clock_cost_ns: 25,
-                mitigations: BTreeMap::from([("meltdown".into(), "Not affected".into())]),
-            },
-            quick: true,
-            rows: vec![
-                row("floor", None, 2, 310, Some(1.0)),
-                row("rendez", Some(Wait::Spin), 2, 370, Some(1.2)),
-                row("pipe", None, 2, 59_000, Some(190.0)),
-                row("rendez", Some(Wait::Block), 1, 4_600, None),
-            ],
-            notes: vec!["something to know".into()],
+            unit: unit.to_owned(),
+            summary,
+            ratios: Vec::new(),
+            cpu_s_per_million: None,
+            histogram: Vec::new(),
+            blocks: Blocks::default(),
         }
     }
 
-    #[test]
-    fn json_and_back() {
-        let report = sample();
-        let text = report.to_json().expect("plain data");
-        let again: Report = serde_json::from_str(&text).expect("what we wrote");
-        assert_eq!(again, report);
+    /// The ratio to the series of that label, if it was measured.
+    #[must_use]
+    pub fn ratio_to(&self, label: &str) -> Option<&Ratio> {
+        self.ratios.iter().find(|ratio| ratio.to == label)
     }
+}
 
-    #[test]
-    fn shape_of_the_json() {
-        let value = serde_json::to_value(sample()).expect("plain data");
-        for key in ["linux", "cpu_model", "cores_online", "topology", "mitigations"] {
-            assert!(value["machine"].get(key).is_some(), "machine.{key}");
-        }
-        let row = &value["rows"][1];
-        assert_eq!(row["mechanism"], "rendez");
-        assert_eq!(row["wait"], "spin");
-        assert_eq!(row["payload_bytes"], 40);
-        assert_eq!(row["cores"], 2);
-        for key in ["p50_ns", "p99_ns", "p999_ns", "blocks_kept", "blocks_repeated"] {
-            assert!(row[key].is_u64(), "{key}");
-        }
-        assert!(row["ratio_to_floor"].is_f64());
-        assert_eq!(row["ratio_spread"].as_array().map(Vec::len), Some(2));
-        assert!(row["ratio_to_futex"].is_null());
-        assert!(value["rows"][0]["wait"].is_null());
-        assert!(value["rows"][3]["ratio_to_floor"].is_null());
+/// A distribution in a few numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// The median (for what was measured in blocks: of the blocks' medians).
+    pub p50: f64,
+    /// 90 of 100 were no greater; null where only one value per block is known, as for rates.
+    pub p90: Option<f64>,
+    /// 99 of 100.
+    pub p99: Option<f64>,
+    /// 999 of 1000.
+    pub p999: Option<f64>,
+    /// The mean.
+    pub mean: f64,
+    /// How many values there were.
+    pub count: u64,
+}
+
+impl Summary {
+    /// Of one value.
+    #[must_use]
+    pub const fn single(value: f64) -> Self {
+        Self { p50: value, p90: None, p99: None, p999: None, mean: value, count: 1 }
     }
+}
+
+/// How many times another's value.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ratio {
+    /// Label of the other series.
+    pub to: String,
+    /// Median of the blocks' ratios.
+    pub median: f64,
+    /// Their first quartile.
+    pub q1: f64,
+    /// Their third quartile.
+    pub q3: f64,
+}
+
+/// What became of the blocks of a point.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocks {
+    /// Those that count.
+    pub kept: u32,
+    /// Those given up, since every repetition was disturbed too.
+    pub disturbed: u32,
+    /// Times that a disturbed one was measured again.
+    pub repeated: u32,
 }

@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use anstyle::{AnsiColor, Style};
 
-use crate::report::{Report, Row};
+use crate::glance::Row;
+use crate::report::{self, Class, Experiment, Point, Report};
 
 /// Columns of the longest bar.
 const BAR: usize = 24;
@@ -26,11 +27,11 @@ const DIM: Style = Style::new().dimmed();
 const OURS: Style = AnsiColor::Green.on_default().bold();
 const NOTE: Style = AnsiColor::Yellow.on_default();
 
-fn style_of(row: &Row) -> Style {
-    match row.mechanism.as_str() {
-        "rendez" => OURS,
-        "floor" => DIM,
-        _ => Style::new(),
+const fn style_of(class: Class) -> Style {
+    match class {
+        Class::Rendez => OURS,
+        Class::Floor => DIM,
+        Class::Baseline | Class::Peer => Style::new(),
     }
 }
 
@@ -39,7 +40,7 @@ pub(crate) fn report(report: &Report, color: bool) -> String {
     let paint = Paint(color);
     let machine = &report.machine;
     let mut out = String::new();
-    line(&mut out, &paint.with(BOLD, "Round trips between two processes"));
+    line(&mut out, &paint.with(BOLD, "The cost of messages between two processes"));
     line(
         &mut out,
         &format!(
@@ -52,82 +53,93 @@ pub(crate) fn report(report: &Report, color: bool) -> String {
     for note in &machine.topology {
         line(&mut out, &paint.with(DIM, &format!("  {note}")));
     }
-    let name_width = report.rows.iter().map(|row| row.label().len()).max().unwrap_or(0).max(9);
-    let longest = longest(report.rows.iter().filter_map(|row| row.ratio_to_floor));
-
-    let mut sections: Vec<(usize, usize)> = Vec::new();
-    for row in &report.rows {
-        if !sections.contains(&(row.cores, row.payload_bytes)) {
-            sections.push((row.cores, row.payload_bytes));
-        }
-    }
-    for (cores, payload) in sections {
-        let rows: Vec<&Row> = report
-            .rows
-            .iter()
-            .filter(|row| (row.cores, row.payload_bytes) == (cores, payload))
-            .collect();
-        let futex = cores == 1 && rows.iter().any(|row| row.ratio_to_futex.is_some());
-        let title = match cores {
-            1 => format!("one core for both, {payload} bytes"),
-            _ => format!("a core each, {payload} bytes"),
-        };
-        line(&mut out, "");
-        line(&mut out, &paint.with(BOLD, &title));
-        let futex_title = if futex { format!("{:>9}", "× futex") } else { String::new() };
-        let head = format!(
-            "  {:name_width$}{:>10}{:>10}{:>10}{:>10}  {:<15}{futex_title}{:>9}",
-            "", "p50", "p99", "p99.9", "× floor", "half within", "blocks"
-        );
-        line(&mut out, &paint.with(DIM, &head));
-        for row in rows {
-            let ratio = row.ratio_to_floor.map_or_else(|| "–".to_owned(), short);
-            let spread = row
-                .ratio_spread
-                .map_or_else(String::new, |[low, high]| format!("{}–{}", short(low), short(high)));
-            let futex = if futex {
-                format!("{:>9}", row.ratio_to_futex.map_or_else(|| "–".to_owned(), short))
-            } else {
-                String::new()
-            };
-            let bar = row.ratio_to_floor.map_or_else(String::new, |ratio| bar(ratio, longest));
-            let style = style_of(row);
-            line(
-                &mut out,
-                &format!(
-                    "  {}{:>10}{:>10}{:>10}{}  {spread:<15}{futex}{:>9}  {}",
-                    paint.with(style, &format!("{:name_width$}", row.label())),
-                    time(row.p50_ns),
-                    time(row.p99_ns),
-                    time(row.p999_ns),
-                    paint.with(style, &format!("{ratio:>10}")),
-                    row.blocks_kept,
-                    paint.with(style, &bar),
-                ),
-            );
-        }
+    for experiment in &report.experiments {
+        table_of(&mut out, experiment, &paint);
     }
     line(&mut out, "");
-    let explained = "× floor: to two processes passing one cache line, measured beside each block, on \
-                     two cores. Bars: its logarithm.";
-    line(&mut out, &paint.with(DIM, explained));
-    let repeated: u32 = report.rows.iter().map(|row| row.blocks_repeated).sum();
-    let dropped: u32 = report.rows.iter().map(|row| row.blocks_dropped).sum();
-    if repeated + dropped > 0 {
-        let text = format!("Disturbed blocks: {repeated} repeated, {dropped} dropped.");
-        line(&mut out, &paint.with(DIM, &text));
-    }
     for note in &report.notes {
         line(&mut out, &paint.with(NOTE, &format!("Note: {note}")));
     }
     out
 }
 
+/// One experiment.
+fn table_of(out: &mut String, experiment: &Experiment, paint: &Paint) {
+    line(out, "");
+    line(out, &paint.with(BOLD, &experiment.title));
+    line(out, &paint.with(DIM, &experiment.question));
+    let points = || {
+        experiment
+            .series
+            .iter()
+            .flat_map(|series| series.points.iter().map(move |point| (series, point)))
+    };
+    let name_width =
+        experiment.series.iter().map(|series| series.label.len()).max().unwrap_or(0).max(9);
+    let longest = longest(points().filter_map(|(_, point)| Some(point.ratio_to("floor")?.median)));
+    let place = |point: &Point| (point.cores, point.unit.clone(), point.x, point.case.clone());
+    let mut places = Vec::new();
+    for (_, point) in points() {
+        if !places.contains(&place(point)) {
+            places.push(place(point));
+        }
+    }
+    for here in places {
+        let (cores, unit, x, case) = &here;
+        let axis = experiment.axis.as_ref();
+        let at = x.zip(axis).map(|(x, axis)| format!("{} {}", axis.name, value(&axis.unit, x)));
+        let title: Vec<&str> =
+            [Some(cores.title()), at.as_deref(), case.as_deref()].into_iter().flatten().collect();
+        line(out, "");
+        line(out, &paint.with(BOLD, &title.join(", ")));
+        let head = format!(
+            "  {:name_width$}{:>10}{:>10}{:>10}{:>10}  {:<15}{:>9}",
+            "", "p50", "p99", "p99.9", "× floor", "half within", "blocks"
+        );
+        line(out, &paint.with(DIM, &head));
+        for (series, point) in points().filter(|(_, point)| place(point) == here) {
+            let floor = point.ratio_to("floor");
+            let ratio = floor.map_or_else(|| "–".to_owned(), |floor| short(floor.median));
+            let spread = floor.map_or_else(String::new, |floor| {
+                format!("{}–{}", short(floor.q1), short(floor.q3))
+            });
+            let bar = floor.map_or_else(String::new, |floor| bar(floor.median, longest));
+            let style = style_of(series.class);
+            let tail = |tail: Option<f64>| tail.map_or_else(String::new, |tail| value(unit, tail));
+            line(
+                out,
+                &format!(
+                    "  {}{:>10}{:>10}{:>10}{}  {spread:<15}{:>9}  {}",
+                    paint.with(style, &format!("{:name_width$}", series.label)),
+                    value(unit, point.summary.p50),
+                    tail(point.summary.p99),
+                    tail(point.summary.p999),
+                    paint.with(style, &format!("{ratio:>10}")),
+                    point.blocks.kept,
+                    paint.with(style, &bar),
+                ),
+            );
+        }
+    }
+    for note in &experiment.notes {
+        line(out, &paint.with(NOTE, &format!("Note: {note}")));
+    }
+}
+
+/// A value with its unit.
+fn value(unit: &str, value: f64) -> String {
+    match unit {
+        report::NS | report::NS_CPU => time(value.round() as u64),
+        "" => short(value),
+        _ => format!("{} {unit}", short(value)),
+    }
+}
+
 /// A few rows beside one of them: times, and how many times that one's.
 pub(crate) fn comparison(rows: &[Row], color: bool) -> String {
     let paint = Paint(color);
     let mut out = String::new();
-    let name_width = rows.iter().map(|row| row.label().len()).max().unwrap_or(0);
+    let name_width = rows.iter().map(|row| row.label.len()).max().unwrap_or(0);
     let first = rows.first().map(|row| row.p50_ns.max(1) as f64);
     let ratio =
         |row: &Row| match (row.ratio_to_floor, rows.first().and_then(|row| row.ratio_to_floor)) {
@@ -141,14 +153,18 @@ pub(crate) fn comparison(rows: &[Row], color: bool) -> String {
             &mut out,
             &format!(
                 "  {}{:>10}{:>9}  {}",
-                paint.with(style_of(row), &format!("{:name_width$}", row.label())),
+                paint.with(row_style(row), &format!("{:name_width$}", row.label)),
                 time(row.p50_ns),
                 format!("{} ×", short(ratio)),
-                paint.with(style_of(row), &bar(ratio, longest)),
+                paint.with(row_style(row), &bar(ratio, longest)),
             ),
         );
     }
     out
+}
+
+fn row_style(row: &Row) -> Style {
+    if row.mechanism == "rendez" { OURS } else { Style::new() }
 }
 
 fn line(out: &mut String, text: &str) {
@@ -199,8 +215,7 @@ fn bar(ratio: f64, longest: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{bar, comparison, short, time};
-    use crate::report::tests::sample;
+    use super::{bar, short, time};
 
     #[test]
     fn times_and_numbers_have_three_digits() {
@@ -221,26 +236,5 @@ mod tests {
         assert!(lengths.windows(2).all(|pair| pair[0] <= pair[1]), "{lengths:?}");
         assert_eq!(lengths.first(), Some(&1));
         assert_eq!(lengths.last(), Some(&super::BAR));
-    }
-
-    #[test]
-    fn a_table_names_every_row_and_note() {
-        let report = sample();
-        let plain = report.table(false);
-        for text in
-            ["floor", "rendez-spin", "rendez-block", "pipe", "190", "× futex", "something to know"]
-        {
-            assert!(plain.contains(text), "{text} in\n{plain}");
-        }
-        assert!(!plain.contains('\u{1b}'), "no colour unless asked for");
-        assert!(report.table(true).contains('\u{1b}'));
-    }
-
-    #[test]
-    fn a_comparison_starts_at_one() {
-        let text = comparison(&sample().rows[1..3], false);
-        let lines: Vec<&str> = text.lines().collect();
-        assert!(lines[0].contains("1.00 ×"), "{text}");
-        assert!(lines[1].contains("158 ×"), "{text}");
     }
 }

@@ -4,6 +4,7 @@
 use std::env;
 use std::process::{Command, ExitCode, Stdio};
 
+use rendez_bench::report::Cores;
 use rendez_bench::{Error, Options, PARTNER, mechanism};
 
 fn main() -> ExitCode {
@@ -36,6 +37,7 @@ fn options() -> Options {
 
 fn every_mechanism_passes_messages() {
     let mut options = options();
+    options.experiments = vec!["size".into()];
     options.payloads = vec![64];
     let mut done = 0.0;
     let report = rendez_bench::run(&options, &mut |progress| {
@@ -44,25 +46,30 @@ fn every_mechanism_passes_messages() {
     })
     .expect("every mechanism works here");
     let available = report.machine.cores_used.len();
-    for cores in 1..=available {
-        for mechanism in mechanism::all().iter().filter(|one| one.runs_on(cores)) {
-            let row = report
-                .rows
+    let [experiment] = report.experiments.as_slice() else { panic!("{:?}", report.notes) };
+    for cores in Cores::ALL.into_iter().filter(|cores| cores.processors() <= available) {
+        for mechanism in mechanism::all().iter().filter(|one| one.runs_on(cores.processors())) {
+            let label = mechanism::label(*mechanism);
+            if mechanism.carries(64).is_err() || experiment.notes.iter().any(|note| note.contains(&label)) {
+                continue;
+            }
+            let point = experiment
+                .series
                 .iter()
-                .find(|row| {
-                    row.mechanism == mechanism.name()
-                        && row.wait == mechanism.wait()
-                        && row.cores == cores
-                })
-                .expect("one row each");
-            assert_eq!(row.payload_bytes, 64);
-            assert!(row.blocks_kept > 0, "{row:?}");
-            assert!(row.p50_ns > 0 && row.p99_ns > 0 && row.p99_ns <= row.p999_ns, "{row:?}");
-            assert_eq!(row.ratio_to_floor.is_some(), available > 1, "{row:?}");
+                .find(|series| series.label == label)
+                .and_then(|series| series.points.iter().find(|point| point.cores == cores))
+                .unwrap_or_else(|| panic!("{label} {cores:?}: {:?}", experiment.notes));
+            let summary = point.summary;
+            assert_eq!(point.x, Some(64.0));
+            assert!(point.blocks.kept > 0, "{label} {point:?}");
+            assert!(summary.p50 > 0.0 && summary.p99 > Some(0.0), "{label} {summary:?}");
+            assert!(summary.p99 <= summary.p999, "{label} {summary:?}");
+            assert!(point.cpu_s_per_million.is_some_and(|cpu| cpu > 0.0), "{label} {point:?}");
+            assert_eq!(point.ratio_to("floor").is_some(), available > 1, "{label} {point:?}");
         }
     }
     if available == 1 {
-        assert!(report.notes.iter().any(|note| note.contains("only one processor")));
+        assert!(experiment.notes.iter().any(|note| note.contains("only one processor")));
     }
 }
 

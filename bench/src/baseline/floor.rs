@@ -1,18 +1,24 @@
-//! The floor: one cache line there and one back, both sides spinning.
+//! The floor: one cache line there and one back, both sides spinning. And bare copying, which is the
+//! floor of what is too long for a line.
 //!
 //! The writer fills the payload into the line and publishes its turn; the reader sees the turn,
 //! copies the payload out, and does the same in the other direction. Nothing that passes a message
 //! through memory can do less. Up to 56 bytes lie in the turn's own line; larger payloads continue
 //! in the lines after it.
+//!
+//! [`Copying`] is the same with the payload in a buffer apart from the turn, as it is where memory
+//! is copied out and in over a flag: two lines for the shortest message, but nothing that splits or
+//! shifts a long one.
 
 use std::hint;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::exactly;
-use super::shared::Shared;
+use super::handover::{look, publish};
+use super::shared::{Reader, Shared, Writer};
 use crate::Launcher;
 use crate::Recorder;
 use crate::mechanism::{Block, Client, Mechanism, Rescue, Server, Setting, Wait, answer};
@@ -21,12 +27,13 @@ use crate::mechanism::{Block, Client, Mechanism, Rescue, Server, Setting, Wait, 
 const VARIANTS: u32 = 2;
 const WITH_PAUSE: u32 = 0;
 
-/// Looks at the turn before a spinning process looks whether it has been abandoned.
-const LOOKS: u32 = 1 << 16;
-
 /// The bare ping-pong.
 #[derive(Debug)]
 pub(crate) struct Floor;
+
+/// Memory copied out and in over a spinning flag.
+#[derive(Debug)]
+pub(crate) struct Copying;
 
 impl Mechanism for Floor {
     fn name(&self) -> &'static str {
@@ -41,79 +48,111 @@ impl Mechanism for Floor {
         cores >= 2
     }
 
-    fn connect(&self, _: Setting, launcher: &mut Launcher) -> io::Result<Box<dyn Client>> {
-        let (shared, memory) = Shared::create()?;
-        launcher.start(&[memory])?;
-        Ok(Box::new(FloorClient { shared, turn: 0, variant: 0, abandoned: Arc::default() }))
+    fn connect(&self, setting: Setting, launcher: &mut Launcher) -> io::Result<Box<dyn Client>> {
+        client::<false>(setting, launcher)
     }
 
     fn serve(&self, setting: Setting, descriptors: Vec<OwnedFd>) -> io::Result<Box<dyn Server>> {
-        let [memory] = exactly(descriptors)?;
-        let payload = vec![0; setting.payload_bytes];
-        Ok(Box::new(FloorServer {
-            shared: Shared::map(memory)?,
-            turn: 0,
-            payload,
-            abandoned: AtomicBool::new(false),
-        }))
+        server::<false>(setting, descriptors)
     }
 }
 
-/// Spins until the turn comes.
+impl Mechanism for Copying {
+    fn name(&self) -> &'static str {
+        "copy"
+    }
+
+    fn waits(&self) -> Wait {
+        Wait::Spin
+    }
+
+    fn runs_on(&self, cores: usize) -> bool {
+        cores >= 2
+    }
+
+    fn connect(&self, setting: Setting, launcher: &mut Launcher) -> io::Result<Box<dyn Client>> {
+        client::<true>(setting, launcher)
+    }
+
+    fn serve(&self, setting: Setting, descriptors: Vec<OwnedFd>) -> io::Result<Box<dyn Server>> {
+        server::<true>(setting, descriptors)
+    }
+}
+
+fn client<const APART: bool>(
+    setting: Setting,
+    launcher: &mut Launcher,
+) -> io::Result<Box<dyn Client>> {
+    let (shared, memory) = Shared::create(setting.payload_bytes)?;
+    launcher.start(&[memory])?;
+    let abandoned = Arc::default();
+    Ok(Box::new(SpinningClient::<APART> { shared, turn: 0, variant: 0, abandoned }))
+}
+
+fn server<const APART: bool>(
+    setting: Setting,
+    descriptors: Vec<OwnedFd>,
+) -> io::Result<Box<dyn Server>> {
+    let [memory] = exactly(descriptors)?;
+    Ok(Box::new(SpinningServer::<APART> {
+        shared: Shared::map(memory, setting.payload_bytes)?,
+        turn: 0,
+        payload: vec![0; setting.payload_bytes],
+        abandoned: AtomicBool::new(false),
+    }))
+}
+
 #[inline(always)]
-fn spin<const PAUSE: bool>(
-    turn: &AtomicU32,
-    wanted: u32,
+fn write<const APART: bool>(writer: &mut Writer<'_>, payload: &[u8], turn: u32) {
+    if APART {
+        writer.fill_apart(payload);
+    } else {
+        writer.fill(payload);
+    }
+    publish(writer.turn, turn);
+}
+
+#[inline(always)]
+fn read<const APART: bool, const PAUSE: bool>(
+    reader: &mut Reader<'_>,
+    payload: &mut [u8],
+    turn: u32,
     abandoned: &AtomicBool,
 ) -> io::Result<()> {
-    loop {
-        for _ in 0..LOOKS {
-            // ORDERING(floor): Acquire; the payload is read after it. Pairs with `publish`.
-            if turn.load(Ordering::Acquire) == wanted {
-                return Ok(());
-            }
-            if PAUSE {
-                hint::spin_loop();
-            }
+    look(reader.turn, turn, abandoned, || {
+        if PAUSE {
+            hint::spin_loop();
         }
-        // ORDERING: Relaxed; nothing is read that depends on it.
-        if abandoned.load(Ordering::Relaxed) {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
+    })?;
+    if APART {
+        reader.copy_out_apart(payload);
+    } else {
+        reader.copy_out(payload);
     }
-}
-
-/// Hands the line over.
-#[inline(always)]
-fn publish(turn: &AtomicU32, value: u32) {
-    // ORDERING(floor): Release; the payload must be visible before the turn. Pairs with `spin`.
-    turn.store(value, Ordering::Release);
+    Ok(())
 }
 
 #[derive(Debug)]
-struct FloorClient {
+struct SpinningClient<const APART: bool> {
     shared: Shared,
     turn: u32,
     variant: u32,
     abandoned: Arc<AtomicBool>,
 }
 
-impl FloorClient {
+impl<const APART: bool> SpinningClient<APART> {
     fn run<const PAUSE: bool>(&mut self, recorder: &mut Recorder) -> io::Result<()> {
         let Self { shared, turn, abandoned, .. } = self;
-        let area = shared.area();
+        let (mut writer, mut reader) = shared.ends();
         recorder.run(|payload| {
             *turn = turn.wrapping_add(1);
-            area.request.fill(payload);
-            publish(&area.request.turn, *turn);
-            spin::<PAUSE>(&area.answer.turn, *turn, abandoned)?;
-            area.answer.copy_out(payload);
-            Ok(())
+            write::<APART>(&mut writer, payload, *turn);
+            read::<APART, PAUSE>(&mut reader, payload, *turn, abandoned)
         })
     }
 }
 
-impl Client for FloorClient {
+impl<const APART: bool> Client for SpinningClient<APART> {
     fn variants(&self) -> u32 {
         VARIANTS
     }
@@ -133,34 +172,34 @@ impl Client for FloorClient {
 
     fn rescue(&self) -> Option<Rescue> {
         let abandoned = Arc::clone(&self.abandoned);
+        // ORDERING: Relaxed; nothing is read that depends on it.
         Some(Arc::new(move || abandoned.store(true, Ordering::Relaxed)))
     }
 }
 
 #[derive(Debug)]
-struct FloorServer {
+struct SpinningServer<const APART: bool> {
     shared: Shared,
     turn: u32,
     payload: Vec<u8>,
     abandoned: AtomicBool,
 }
 
-impl FloorServer {
+impl<const APART: bool> SpinningServer<APART> {
     fn run<const PAUSE: bool>(&mut self, exchanges: u32) -> io::Result<()> {
-        let area = self.shared.area();
+        let Self { shared, turn, payload, abandoned } = self;
+        let (mut writer, mut reader) = shared.ends();
         for _ in 0..exchanges {
-            self.turn = self.turn.wrapping_add(1);
-            spin::<PAUSE>(&area.request.turn, self.turn, &self.abandoned)?;
-            area.request.copy_out(&mut self.payload);
-            answer(&mut self.payload);
-            area.answer.fill(&self.payload);
-            publish(&area.answer.turn, self.turn);
+            *turn = turn.wrapping_add(1);
+            read::<APART, PAUSE>(&mut reader, payload, *turn, abandoned)?;
+            answer(payload);
+            write::<APART>(&mut writer, payload, *turn);
         }
         Ok(())
     }
 }
 
-impl Server for FloorServer {
+impl<const APART: bool> Server for SpinningServer<APART> {
     fn block(&mut self, block: Block) -> io::Result<()> {
         if block.variant == WITH_PAUSE {
             self.run::<true>(block.exchanges)

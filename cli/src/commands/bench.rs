@@ -30,11 +30,10 @@ pub(super) fn run(bench: &Bench, output: &Output) -> Result<(), Failure> {
         let style = ProgressStyle::with_template("{bar:40} {percent:>3} %  {msg}");
         ProgressBar::new(1000).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
     });
-    let mut show = |Progress { mechanism, payload_bytes, cores, done }: Progress| {
+    let mut show = |Progress { experiment, what, done }: Progress| {
         if let Some(bar) = &bar {
             bar.set_position((done * 1000.0) as u64);
-            let on = if cores == 1 { "one core" } else { "a core each" };
-            bar.set_message(format!("{mechanism}, {payload_bytes} bytes, {on}"));
+            bar.set_message(format!("{experiment}: {what}"));
         }
     };
     let report = rendez_bench::run(&options, &mut show).map_err(|error| {
