@@ -2,6 +2,8 @@
 //!
 //! Nothing here is a library for anything but measuring: peers trust each other.
 
+#[allow(unsafe_code)]
+pub(crate) mod bare_ring;
 mod bytes;
 mod eventfd;
 mod file;
@@ -20,7 +22,9 @@ mod sockets;
 #[allow(unsafe_code)]
 mod system_v_queue;
 mod terminal;
+pub(crate) mod unix_epoll;
 
+pub(crate) use bare_ring::BareRing;
 pub(crate) use bytes::{NamedPipe, Pipe};
 pub(crate) use eventfd::Eventfd;
 pub(crate) use file::RegularFile;
@@ -31,6 +35,7 @@ pub(crate) use signal::QueuedSignal;
 pub(crate) use sockets::Sockets;
 pub(crate) use system_v_queue::SystemVQueue;
 pub(crate) use terminal::PseudoTerminal;
+pub(crate) use unix_epoll::UnixEpoll;
 
 use std::io;
 use std::os::fd::OwnedFd;
