@@ -34,17 +34,22 @@
 //! in [`Options::exe`] once more, with the hidden subcommand [`PARTNER`], which leads to [`partner`].
 //! A mechanism is one file that implements [`Mechanism`], and a line in [`mechanism::all`].
 
+mod awake;
 mod baseline;
 mod distribution;
 mod error;
 pub mod experiment;
 mod glance;
+#[allow(unsafe_code)]
+mod idle_priority;
 mod interleave;
 mod laboratory;
 mod launch;
 mod machine;
 pub mod mechanism;
 mod options;
+#[cfg(feature = "peers")]
+mod peers;
 mod recorder;
 mod rendez;
 pub mod report;

@@ -10,7 +10,6 @@ use crate::launch::{Launcher, Partner};
 use crate::mechanism::{Block, Client, Mechanism, Setting, Wait, label};
 use crate::recorder::Recorder;
 use crate::report::{Class, Cores};
-use crate::role::process_cpu_ns;
 use crate::statistics::median;
 
 /// Most round trips in one block.
@@ -21,6 +20,7 @@ pub(crate) struct Station<'c> {
     context: &'c Context<'c>,
     mechanism: &'static dyn Mechanism,
     label: String,
+    cores: Cores,
     listed: bool,
     // The client's half goes before the partner, which then ends by itself.
     client: Box<dyn Client>,
@@ -73,6 +73,7 @@ impl<'c> Station<'c> {
             context,
             mechanism,
             label,
+            cores,
             listed,
             client,
             partner,
@@ -129,6 +130,7 @@ impl Subject for Station<'_> {
     }
 
     fn block(&mut self, length: Duration) -> Result<Sample, Error> {
+        let context = self.context;
         let variants = self.client.variants().max(1);
         let share = length.as_nanos() as f64 / f64::from(variants);
         let wanted = (share / self.expected_ns).min(f64::from(MOST)) as u32;
@@ -136,9 +138,10 @@ impl Subject for Station<'_> {
         let mut best: Option<Sample> = None;
         let start = Instant::now();
         for variant in 0..variants {
-            let cpu_before = process_cpu_ns();
-            let partner_ns = self.variant(Block { exchanges, variant })?;
-            let own_ns = process_cpu_ns() - cpu_before;
+            let cpu_before = context.own_cpu_ns();
+            let partner_ns =
+                context.on(self.cores, || self.variant(Block { exchanges, variant }))?;
+            let own_ns = context.own_cpu_ns() - cpu_before;
             let cpu_ns = (own_ns + partner_ns) as f64 / f64::from(exchanges);
             if let Some(value) = median(self.recorder.batches())
                 && best.as_ref().is_none_or(|best| value < best.value)

@@ -11,15 +11,16 @@ mod pipeline;
 mod pipelined;
 mod size;
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::time::Duration;
 
 use crate::Error;
+use crate::awake::Spinners;
 use crate::baseline::{BareRing, UnixEpoll};
 use crate::mechanism::Mechanism;
 use crate::options::Options;
 use crate::report::{Cores, Experiment};
-use crate::role::Role;
+use crate::role::{Role, process_cpu_ns};
 use crate::system::{Kernel, Serving};
 use crate::watchdog::Watchdog;
 
@@ -76,6 +77,8 @@ pub(crate) struct Context<'a> {
     /// What one reading of the clock costs, in nanoseconds.
     pub(crate) clock_cost_ns: u64,
     notes: RefCell<Vec<String>>,
+    /// None if Linux refused them, which is noted.
+    spinners: OnceCell<Option<Spinners>>,
 }
 
 impl<'a> Context<'a> {
@@ -96,6 +99,7 @@ impl<'a> Context<'a> {
             watchdog,
             clock_cost_ns,
             notes: RefCell::default(),
+            spinners: OnceCell::new(),
         }
     }
 
@@ -142,6 +146,39 @@ impl<'a> Context<'a> {
             );
         }
         there
+            .into_iter()
+            .filter(|cores| *cores != Cores::Awake || self.spinners().is_some())
+            .collect()
+    }
+
+    /// Does this, a block or so, on that many cores: with [`Cores::Awake`], spinners of idle priority
+    /// keep both from halting meanwhile.
+    pub(crate) fn on<T>(&self, cores: Cores, work: impl FnOnce() -> T) -> T {
+        if cores != Cores::Awake {
+            return work();
+        }
+        match self.spinners() {
+            Some(spinners) => spinners.during(work),
+            None => work(),
+        }
+    }
+
+    /// Processor time that this process has used, in nanoseconds, without the spinners'. Call it
+    /// outside of [`on`](Self::on).
+    pub(crate) fn own_cpu_ns(&self) -> u64 {
+        let spinners = self.spinners.get().and_then(Option::as_ref).map_or(0, Spinners::cpu_ns);
+        process_cpu_ns().saturating_sub(spinners)
+    }
+
+    fn spinners(&self) -> Option<&Spinners> {
+        let make = || match Spinners::new(self.cpus) {
+            Ok(spinners) => Some(spinners),
+            Err(error) => {
+                self.note(format!("cores could not be kept awake, so that is left out: {error}"));
+                None
+            }
+        };
+        self.spinners.get_or_init(make).as_ref()
     }
 
     /// The payloads to measure: those that were asked for, or else these.
