@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::baseline::{self, SharedMemory, Sockets};
 use crate::launch::Launcher;
+#[cfg(feature = "peers")]
+use crate::peers;
 use crate::recorder::Recorder;
 use crate::rendez::Rendez;
 use crate::report::Class;
@@ -24,7 +26,7 @@ use crate::report::Class;
 /// All mechanisms, in the order of the report. **This is where a new one is added.**
 #[must_use]
 pub fn all() -> &'static [&'static dyn Mechanism] {
-    static ALL: [&dyn Mechanism; 25] = [
+    static ALL: &[&dyn Mechanism] = &[
         &baseline::Floor,
         &baseline::Copying,
         &SharedMemory::Spin,
@@ -50,8 +52,22 @@ pub fn all() -> &'static [&'static dyn Mechanism] {
         &Rendez(Wait::Spin),
         &Rendez(Wait::Adaptive),
         &Rendez(Wait::Block),
+        #[cfg(feature = "peers")]
+        &peers::Iceoryx2(Wait::Spin),
+        #[cfg(feature = "peers")]
+        &peers::Iceoryx2(Wait::Block),
+        #[cfg(feature = "peers")]
+        &peers::IpcChannel,
+        #[cfg(feature = "peers")]
+        &peers::Zbus,
+        #[cfg(feature = "peers")]
+        &peers::CapnpRpc,
+        #[cfg(feature = "peers")]
+        &peers::Tarpc,
+        #[cfg(feature = "peers")]
+        &peers::Tonic,
     ];
-    &ALL
+    ALL
 }
 
 /// How a mechanism with a choice waits for its peer.
