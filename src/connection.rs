@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::task::{Task, deadline_after, out_of_turn};
 use rendez_ipc_core::client::{ClientCounts, ClientEnd, SendError};
+use rendez_ipc_core::counters::{ClientCounters, Identity, Side};
 use rendez_ipc_core::half::{Ours, Theirs};
 use rendez_ipc_core::platform::{Host, HostBell, HostStatus};
 use rendez_ipc_core::ring::Buffer;
@@ -162,7 +163,9 @@ impl Connection {
             )
             .ok_or_else(|| Error::Protocol(format!("a status word {status_index}")))?;
             let (ours, theirs) = (Ours::over(own), Theirs::over(peer));
-            let end = ClientEnd::new(ours, theirs, status, bell, generation, options.wait);
+            let mut end = ClientEnd::new(ours, theirs, status, bell, generation, options.wait);
+            let whose = Identity { connection: id, peer: server, side: Side::Client, status_index };
+            end.set_counters(ClientCounters::new(task.page(), whose));
             Ok((end, server, interface))
         })();
         match opened {

@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::service::{Caller, Context, Message, Reply, Service};
 use crate::task::{Task, out_of_turn};
+use rendez_ipc_core::counters::{Identity, Side, ThreadCounters, server_counters};
 use rendez_ipc_core::half::{Ours, Theirs};
 use rendez_ipc_core::platform::{Host, HostBell, HostStatus, Platform};
 use rendez_ipc_core::receive::{Key, Receiver, Turn};
@@ -65,7 +66,8 @@ impl Server {
     }
 
     fn set_up(task: &Task) -> std::io::Result<Self> {
-        let receiver = Receiver::new(Wait::Adaptive, Some(task.status().clone()))?;
+        let mut receiver = Receiver::new(Wait::Adaptive, Some(task.status().clone()))?;
+        receiver.set_counters(ThreadCounters::new(task.page()));
         receiver.add_descriptor(task.link().socket(), KERNEL)?;
         receiver.add_descriptor(task.link().events_read(), EVENTS_READ)?;
         Ok(Self {
@@ -248,7 +250,9 @@ impl Server {
         .ok_or(Why::Protocol)?;
         let mask = if rights.contains(Rights::POST) { u64::MAX } else { 0 };
         let (ours, theirs) = (Ours::over(own), Theirs::over(peer));
-        let end = ServerEnd::new(ours, theirs, status, bell, mask);
+        let mut end = ServerEnd::new(ours, theirs, status, bell, mask);
+        let whose = Identity { connection, peer: client, side: Side::Server, status_index };
+        end.set_counters(server_counters(task.page(), whose));
         let caller =
             Caller { connection, task: client, endpoint, badge, rights, credentials, interface };
         service.connected(&mut self.world, &caller).map_err(|_| Why::Denied)?;

@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::link::{Link, With};
 use crate::runtime::Place;
 use rendez_ipc_core::control::{ForkRegistration, adopt_inherited, register_for_fork};
+use rendez_ipc_core::counters::PageFile;
 use rendez_ipc_core::platform::{Host, Platform};
 use rendez_ipc_core::status::{PageWriter, StatusReader};
 use rendez_protocol::kernel::{
@@ -346,6 +347,30 @@ impl Task {
             Answer::Tasks(tasks) => Ok(tasks),
             other => Err(out_of_turn(&other)),
         }
+    }
+
+    /// The page of `task`, in which it counts what it does, by a capability to the kernel's own task
+    /// with INSPECT. Asked for once, it can be read again and again without anybody's noticing.
+    /// What it says is the task's own claim.
+    ///
+    /// # Errors
+    /// What the kernel says: the task is dead, or its page not ready yet.
+    pub fn page_of(&self, kernel: Slot, task: TaskId) -> Result<PageFile, Error> {
+        match self.ask(&Request::Page { slot: kernel, task })? {
+            (Answer::Page, mut descriptors) => {
+                let page = descriptors
+                    .pop_front()
+                    .ok_or_else(|| Error::Protocol("a page without its descriptor".into()))?;
+                PageFile::new(page).map_err(|error| Error::system("reading a task page", error))
+            }
+            (other, _) => Err(out_of_turn(&other)),
+        }
+    }
+
+    /// Whether connections that this task makes or takes from now on are counted in its page. They
+    /// are unless it says otherwise; what it costs is in `docs/guide/observing.md`.
+    pub fn set_counting(&self, counting: bool) {
+        self.inner.page.set_counting(counting);
     }
 
     /// Says what the front door gives, by a capability to the kernel's own task with GRANT.

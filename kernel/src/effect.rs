@@ -48,6 +48,8 @@ pub enum Attach {
     StatusSegment(TaskId),
     /// The task's page, which only the task writes.
     TaskPage(TaskId),
+    /// The same, sealed by its owner, for whoever may read it.
+    SealedPage(TaskId),
     /// The end of a created task's kernel socket that its process inherits.
     TaskSocket(TaskId),
     /// The segment that `Side` of the connection writes, for its owner to map and to seal.

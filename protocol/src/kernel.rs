@@ -318,6 +318,14 @@ pub enum Request {
         /// A capability to the kernel's task.
         slot: Slot,
     },
+    /// Read a task's page, in which it counts what it does and says whom it waits for. Needs INSPECT
+    /// on the kernel's own task. → [`Answer::Page`]
+    Page {
+        /// A capability to the kernel's task.
+        slot: Slot,
+        /// Whose page.
+        task: TaskId,
+    },
     /// What processes of the system's uid are given at the front door. Needs GRANT on the kernel's
     /// own task. Replaces what was said before. → [`Answer::Done`]
     FrontDoor {
@@ -430,6 +438,8 @@ pub enum Answer {
     },
     /// Every task.
     Tasks(Vec<TaskInfo>),
+    /// A task's page. Descriptor: that page, sealed: nobody but the task writes it.
+    Page,
     /// It could not be done.
     Error(KernelError),
     /// Arenas are being attached. Descriptor: the client's own arena (map for writing, populate,

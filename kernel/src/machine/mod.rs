@@ -311,6 +311,7 @@ impl Machine {
             Request::Cancel { .. } => Ok(None),
             Request::Kill { slot, signal } => self.kill(who, transaction, slot, signal),
             Request::List { slot } => self.list(who, transaction, slot),
+            Request::Page { slot, task } => self.page(who, transaction, slot, task),
             Request::FrontDoor { slot, give } => self.set_front_door(who, slot, &give),
             Request::Attach { connection, requests, replies } => {
                 self.attach(who, transaction, connection, requests, replies)

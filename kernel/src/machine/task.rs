@@ -319,6 +319,26 @@ impl Machine {
         Ok(None)
     }
 
+    /// Gives a task's page to be read. Needs INSPECT on the kernel's own task.
+    pub(super) fn page(
+        &mut self,
+        who: TaskId,
+        transaction: u64,
+        slot: Slot,
+        task: TaskId,
+    ) -> Reply {
+        self.kernel_capability(who, slot, Rights::INSPECT)?;
+        match self.tasks.get(task).map(|task| task.page_mapped) {
+            None => Err(KernelError::Order(format!("{task} is dead"))),
+            Some(false) => Err(KernelError::Order(format!("{task} has no page yet"))),
+            Some(true) => {
+                let attach = vec![Attach::SealedPage(task)];
+                self.answer_with(who, transaction, Answer::Page, attach);
+                Ok(None)
+            }
+        }
+    }
+
     /// The object that capabilities to a living task name.
     pub(super) fn task_object(&self, task: TaskId) -> Option<Object> {
         self.tasks.get(task).map(|of_task| Object::Task { task, id: of_task.object })

@@ -114,9 +114,10 @@ pub(super) struct Peer {
     /// The other end, until the task's creator gets it.
     pub(super) inherited: Option<Shared>,
     pub(super) status: Option<StatusWriter>,
-    /// The task page until it is mapped.
-    pub(super) page_file: Option<Shared>,
+    // Before its file: whoever lets go of the memory last gives it back, and that is for a closer.
     pub(super) page: Option<PageReader>,
+    /// The task page, for whoever may read it once it is sealed.
+    pub(super) page_file: Option<Shared>,
     room: Room,
     queue: VecDeque<Outgoing>,
     topics: HashSet<Topic>,
@@ -150,8 +151,8 @@ impl Peer {
             interest: Interest::Requests,
             inherited: None,
             status: None,
-            page_file: None,
             page: None,
+            page_file: None,
             room,
             queue: VecDeque::new(),
             topics: HashSet::new(),

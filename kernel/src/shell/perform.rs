@@ -6,7 +6,7 @@ use super::{Shell, pair, socket_word};
 use crate::effect::{Attach, Effect, Pair, Side};
 use crate::system;
 use rendez_ipc_core::control::FRAME_PAYLOAD_BYTES_MAX;
-use rendez_ipc_core::status::{PAGE_BYTES, PageReader, StatusWriter, memory_file};
+use rendez_ipc_core::status::{PageReader, StatusWriter};
 use rendez_protocol::kernel::{Answer, Event, KernelError};
 use rendez_protocol::status::Why;
 use rendez_protocol::{TaskId, encode};
@@ -256,13 +256,18 @@ impl Shell {
                 Ok(Rc::new(Held::new(file)))
             }
             Attach::TaskPage(task) => {
+                let file =
+                    self.segments.page().map_err(|error| refused("making a task page", error))?;
                 let (_, peer) = self.peer(task).ok_or_else(missing)?;
-                let file = memory_file("rendez-task-page", PAGE_BYTES)
-                    .map_err(|error| refused("making a task page", error))?;
-                let file = Rc::new(Held::new(file));
                 peer.page_file = Some(Rc::clone(&file));
                 Ok(file)
             }
+            // A page that is not sealed is never mapped here.
+            Attach::SealedPage(task) => self
+                .peer(task)
+                .filter(|(_, peer)| peer.page.is_some())
+                .and_then(|(_, peer)| peer.page_file.clone())
+                .ok_or_else(missing),
             Attach::TaskSocket(task) => self
                 .peer(task)
                 .and_then(|(_, peer)| peer.inherited.take())
@@ -277,13 +282,9 @@ impl Shell {
     /// A task says that its page is mapped and sealed: nobody else can write it.
     fn map_page(&mut self, task: TaskId) {
         let Some((id, peer)) = self.peer(task) else { return };
-        let mapped = peer.page_file.take().and_then(|file| {
-            // Nobody shares it: the frame that it went out with is sent, or this would not be read.
-            PageReader::map(Rc::into_inner(file)?.into_inner()?).ok()
-        });
-        match mapped {
-            Some(page) => peer.page = Some(page),
-            None => self.doomed.push(id),
+        match peer.page_file.as_ref().map(|file| PageReader::map(file.as_fd())) {
+            Some(Ok(page)) => peer.page = Some(page),
+            _ => self.doomed.push(id),
         }
     }
 
@@ -300,6 +301,9 @@ fn pair_of(attach: &Attach) -> Option<Pair> {
     match attach {
         Attach::OwnSegment(pair, _) | Attach::SealedSegment(pair, _) => Some(*pair),
         Attach::Wait(connection, _) | Attach::Ring(connection, _) => Some((*connection).into()),
-        Attach::StatusSegment(_) | Attach::TaskPage(_) | Attach::TaskSocket(_) => None,
+        Attach::StatusSegment(_)
+        | Attach::TaskPage(_)
+        | Attach::SealedPage(_)
+        | Attach::TaskSocket(_) => None,
     }
 }

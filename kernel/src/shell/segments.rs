@@ -2,7 +2,7 @@
 
 use super::closer::Closing;
 use crate::effect::{Pair, Side};
-use rendez_ipc_core::status::{SEALS, has_hole, memory_file};
+use rendez_ipc_core::status::{PAGE_BYTES, SEALS, has_hole, memory_file};
 use rendez_protocol::TaskId;
 use rendez_protocol::kernel::KernelError;
 use rustix::event::{EventfdFlags, epoll, eventfd};
@@ -37,11 +37,6 @@ impl Held {
     fn file(file: OwnedFd, bytes: usize, closing: &Closing) -> Self {
         let closing = (bytes > LARGE_BYTES).then(|| closing.clone());
         Self { descriptor: Some(file), closing }
-    }
-
-    /// The descriptor by itself.
-    pub(super) fn into_inner(mut self) -> Option<OwnedFd> {
-        self.descriptor.take()
     }
 }
 
@@ -117,6 +112,12 @@ impl Segments {
     /// `making_max`: how many connections, and pairs of arenas, a task may have in the making.
     pub(super) fn new(making_max: usize, closing: Closing) -> Self {
         Self { pairs: HashMap::new(), making: HashMap::new(), making_max, closing }
+    }
+
+    /// A task's page. Its owner decides how much memory is behind it, so its last close may take long.
+    pub(super) fn page(&self) -> io::Result<Shared> {
+        let file = memory_file("rendez-task-page", PAGE_BYTES)?;
+        Ok(Rc::new(Held::file(file, PAGE_BYTES, &self.closing)))
     }
 
     /// Remembers the sizes of two segments.

@@ -316,7 +316,8 @@ impl Run {
                     Request::Detach { connection, arena }
                 }
             }
-            96..98 => Request::List { slot },
+            96 => Request::List { slot },
+            97 => Request::Page { slot, task: self.dice.pick(&self.tasks).unwrap_or(who) },
             _ => Request::FrontDoor { slot, give: self.gifts(who) },
         }
     }

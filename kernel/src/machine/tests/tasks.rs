@@ -225,6 +225,29 @@ fn listing_needs_inspect_on_the_kernel() {
 }
 
 #[test]
+fn reading_a_page_needs_inspect_on_the_kernel_and_a_page() {
+    let Pair { mut world, first, kernel, server, client, .. } = pair();
+    let page = |task| Request::Page { slot: kernel, task };
+    let error = world.fail(first, page(client));
+    assert!(matches!(error, KernelError::Order(text) if text.contains("no page yet")));
+    assert_eq!(world.ask(client, Request::PageMapped), Answer::Done);
+    let transaction = world.send(first, page(client));
+    let attach = vec![Attach::SealedPage(client)];
+    let answer = Answer::Page;
+    assert_eq!(world.log.pop(), Some(Effect::Answer { to: first, transaction, answer, attach }));
+    let weak = world.mint(first, kernel, Rights::GRANT);
+    let error = world.fail(first, Request::Page { slot: weak, task: client });
+    assert!(matches!(error, KernelError::MissingRights { missing: Rights::INSPECT, .. }));
+    // What the client has under that number is something else.
+    world.fail(client, page(client));
+    assert!(matches!(world.fail(first, page(TaskId::KERNEL)), KernelError::Order(_)));
+    world.ask(server, Request::PageMapped);
+    world.die(server);
+    let error = world.fail(first, page(server));
+    assert!(matches!(error, KernelError::Order(text) if text.contains("dead")));
+}
+
+#[test]
 fn the_front_door_gives_what_it_was_told_to_those_of_the_own_uid() {
     let Pair { mut world, first, kernel, endpoint, server, .. } = pair();
     let set = |give| Request::FrontDoor { slot: kernel, give };
