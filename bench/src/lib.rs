@@ -58,6 +58,7 @@ mod station;
 mod statistics;
 mod system;
 mod table;
+mod trial;
 mod watchdog;
 
 pub use error::Error;
@@ -69,3 +70,4 @@ pub use mechanism::{Mechanism, Wait};
 pub use options::Options;
 pub use recorder::{BATCH, Recorder};
 pub use report::Report;
+pub use trial::trial;
