@@ -33,7 +33,9 @@ fn lab() -> Result<(), Box<dyn std::error::Error>> {
     }
     let mut options = Options::new(exe);
     options.quick = args.iter().any(|arg| arg == "--quick");
-    options.only = args.iter().filter(|arg| !arg.starts_with('-')).cloned().collect();
+    let names = args.iter().filter(|arg| !arg.starts_with('-')).cloned();
+    (options.experiments, options.only) =
+        names.partition(|name| rendez_bench::experiment::find(name).is_some());
     let terminal = io::stderr().is_terminal();
     let mut shown = 0;
     let report = rendez_bench::run(&options, &mut |Progress { done, what, .. }| {
