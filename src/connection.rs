@@ -13,6 +13,7 @@ use rendez_protocol::kernel::{Answer, Doorbell, KernelError, Offer, Received, Re
 use rendez_protocol::limit::DEADLINE_DEFAULT_MS;
 use rendez_protocol::status::Why;
 use rendez_protocol::{ConnectionId, Interface, Slot, Status, TaskId, Ticket};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 /// How to connect.
@@ -81,6 +82,91 @@ impl<'a> Reply<'a> {
     }
 }
 
+/// The client's end of a connection, just made.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) end: ClientEnd<Host>,
+    pub(crate) id: ConnectionId,
+    pub(crate) server: TaskId,
+    pub(crate) interface: Option<Interface>,
+    /// The epoll instance in which the server rings, if the doorbell is [`Doorbell::Event`].
+    pub(crate) waiter: Option<OwnedFd>,
+}
+
+impl Opened {
+    /// Connects to the endpoint that the capability in `slot` names; the client is woken by `doorbell`.
+    pub(crate) fn open(
+        task: &Task,
+        slot: Slot,
+        options: &Options,
+        deadline: u64,
+        doorbell: Doorbell,
+    ) -> Result<Self, Error> {
+        let request = Request::Connect {
+            slot,
+            interface: options.interface.clone(),
+            requests: options.requests,
+            replies: options.replies,
+            doorbell,
+        };
+        let (answer, mut descriptors) =
+            task.link().ask(&request, deadline).map_err(no_server_yet)?;
+        let Answer::Connecting { connection: id, status_index } = answer else {
+            return Err(out_of_turn(&answer));
+        };
+        // From here on the kernel knows the connection: a failure must let go of it.
+        let opened = (|| {
+            let own = descriptors.pop_front().ok_or_else(|| missing("own segment"))?;
+            let own = OwnSegment::map(own, options.requests)
+                .map_err(|error| Error::system("mapping the connection's own segment", error))?;
+            let mapped = Request::Mapped { connection: id, doorbell };
+            let (answer, mut descriptors) =
+                task.link().ask(&mapped, deadline).map_err(|error| match error {
+                    // It ended before we had mapped our segment: its status word says why.
+                    Error::Kernel(KernelError::BadConnection(_)) => {
+                        let why = task.status().state(status_index).why().unwrap_or(Why::Closed);
+                        KernelError::NotCompleted(why).into()
+                    }
+                    other => no_server_yet(other),
+                })?;
+            let Answer::Connected { server, generation, rings, interface } = answer else {
+                return Err(out_of_turn(&answer));
+            };
+            let peer = descriptors.pop_front().ok_or_else(|| missing("server's segment"))?;
+            let peer = PeerSegment::map(peer, options.replies)
+                .map_err(|error| Error::system("mapping the server's segment", error))?;
+            let bell = match rings {
+                Doorbell::Futex => HostBell::Futex,
+                Doorbell::Event => {
+                    HostBell::Event(descriptors.pop_front().ok_or_else(|| missing("doorbell"))?)
+                }
+            };
+            let waiter = match doorbell {
+                Doorbell::Futex => None,
+                Doorbell::Event => {
+                    Some(descriptors.pop_front().ok_or_else(|| missing("own doorbell"))?)
+                }
+            };
+            let status = HostStatus::new(
+                task.status().clone(),
+                task.page().clone(),
+                task.link().shared_socket(),
+                status_index,
+            )
+            .ok_or_else(|| Error::Protocol(format!("a status word {status_index}")))?;
+            let (ours, theirs) = (Ours::over(own), Theirs::over(peer));
+            let mut end = ClientEnd::new(ours, theirs, status, bell, generation, options.wait);
+            let whose = Identity { connection: id, peer: server, side: Side::Client, status_index };
+            end.set_counters(ClientCounters::new(task.page(), whose));
+            Ok(Self { end, id, server, interface, waiter })
+        })();
+        if opened.is_err() {
+            task.link().tell(&Request::Disconnect { connection: id, why: Why::Closed });
+        }
+        opened
+    }
+}
+
 /// One connection to a server. It ends when it is dropped. It never sends anything again by itself:
 /// each send ends in a reply, `NotDelivered` or `Interrupted`, and is reported at once.
 #[derive(Debug)]
@@ -116,74 +202,17 @@ impl Connection {
         options: &Options,
         deadline: u64,
     ) -> Result<Self, Error> {
-        let request = Request::Connect {
-            slot,
-            interface: options.interface.clone(),
-            requests: options.requests,
-            replies: options.replies,
-            doorbell: Doorbell::Futex,
-        };
-        let (answer, mut descriptors) =
-            task.link().ask(&request, deadline).map_err(no_server_yet)?;
-        let Answer::Connecting { connection: id, status_index } = answer else {
-            return Err(out_of_turn(&answer));
-        };
-        // From here on the kernel knows the connection: a failure must let go of it.
-        let opened = (|| {
-            let own = descriptors.pop_front().ok_or_else(|| missing("own segment"))?;
-            let own = OwnSegment::map(own, options.requests)
-                .map_err(|error| Error::system("mapping the connection's own segment", error))?;
-            let mapped = Request::Mapped { connection: id, doorbell: Doorbell::Futex };
-            let (answer, mut descriptors) =
-                task.link().ask(&mapped, deadline).map_err(|error| match error {
-                    // It ended before we had mapped our segment: its status word says why.
-                    Error::Kernel(KernelError::BadConnection(_)) => {
-                        let why = task.status().state(status_index).why().unwrap_or(Why::Closed);
-                        KernelError::NotCompleted(why).into()
-                    }
-                    other => no_server_yet(other),
-                })?;
-            let Answer::Connected { server, generation, rings, interface } = answer else {
-                return Err(out_of_turn(&answer));
-            };
-            let peer = descriptors.pop_front().ok_or_else(|| missing("server's segment"))?;
-            let peer = PeerSegment::map(peer, options.replies)
-                .map_err(|error| Error::system("mapping the server's segment", error))?;
-            let bell = match rings {
-                Doorbell::Futex => HostBell::Futex,
-                Doorbell::Event => {
-                    HostBell::Event(descriptors.pop_front().ok_or_else(|| missing("doorbell"))?)
-                }
-            };
-            let status = HostStatus::new(
-                task.status().clone(),
-                task.page().clone(),
-                task.link().shared_socket(),
-                status_index,
-            )
-            .ok_or_else(|| Error::Protocol(format!("a status word {status_index}")))?;
-            let (ours, theirs) = (Ours::over(own), Theirs::over(peer));
-            let mut end = ClientEnd::new(ours, theirs, status, bell, generation, options.wait);
-            let whose = Identity { connection: id, peer: server, side: Side::Client, status_index };
-            end.set_counters(ClientCounters::new(task.page(), whose));
-            Ok((end, server, interface))
-        })();
-        match opened {
-            Ok((end, server, interface)) => Ok(Self {
-                end,
-                task: task.clone(),
-                id,
-                server,
-                interface,
-                timeout: options.timeout,
-                buffer: Buffer::new(),
-                reported: false,
-            }),
-            Err(error) => {
-                task.link().tell(&Request::Disconnect { connection: id, why: Why::Closed });
-                Err(error)
-            }
-        }
+        let opened = Opened::open(task, slot, options, deadline, Doorbell::Futex)?;
+        Ok(Self {
+            end: opened.end,
+            task: task.clone(),
+            id: opened.id,
+            server: opened.server,
+            interface: opened.interface,
+            timeout: options.timeout,
+            buffer: Buffer::new(),
+            reported: false,
+        })
     }
 
     /// The connection, as the kernel knows it.
@@ -384,7 +413,7 @@ const COARSE_ABOVE: Duration = Duration::from_millis(500);
 
 /// The deadline `timeout` from now, never early.
 #[inline]
-fn coarse_deadline(timeout: Duration) -> u64 {
+pub(crate) fn coarse_deadline(timeout: Duration) -> u64 {
     if timeout < COARSE_ABOVE {
         return deadline_after(timeout);
     }

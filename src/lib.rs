@@ -7,6 +7,7 @@
 //! - [`Task`]: this process as the kernel knows it: its capabilities, its requests.
 //! - [`Client`]: sends to a server, reconnects when it was restarted. [`Connection`]: one
 //!   connection, several transactions in flight, nothing sent twice.
+//! - [`ConnectionSet`]: thousands of connections that one thread drives.
 //! - [`Server`] runs a [`Service`]: a server's logic, which names no process.
 //! - [`Registration`] and [`Task::look_up`]: the name space.
 //! - [`runtime`]: where a system's front door is.
@@ -55,6 +56,7 @@ mod names;
 pub mod runtime;
 mod server;
 pub mod service;
+mod set;
 mod task;
 
 pub use client::Client;
@@ -71,4 +73,5 @@ pub use rendez_protocol as protocol;
 pub use rendez_protocol::{Rights, Slot, Status, Why};
 pub use server::Server;
 pub use service::Service;
+pub use set::{Arrival, ConnectionSet, Member};
 pub use task::{Task, deadline_after};

@@ -37,6 +37,9 @@ struct State {
     /// Questions asked, and their answers once they are there.
     asked: HashMap<u64, Option<With<Answer>>>,
     events: VecDeque<With<Event>>,
+    /// Rung when a connection has ended, by whoever reads of it: those who wait for many, of which
+    /// this task is the client.
+    bells: Vec<Arc<OwnedFd>>,
     /// What must be let go of: it came in answers that nobody waits for any more.
     unwanted: Vec<Request>,
     reading: bool,
@@ -79,6 +82,41 @@ impl Link {
     /// Readable when another thread has read an event.
     pub(crate) fn events_read(&self) -> BorrowedFd<'_> {
         self.events_read.as_fd()
+    }
+
+    /// An eventfd that is written to, and never read, whenever a connection of the task has ended
+    /// or the kernel is gone.
+    pub(crate) fn hear_of_ends(&self) -> io::Result<Arc<OwnedFd>> {
+        let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        self.state.lock().bells.push(Arc::clone(&bell));
+        Ok(bell)
+    }
+
+    /// Ends what [`Link::hear_of_ends`] began.
+    pub(crate) fn hear_no_more(&self, bell: &Arc<OwnedFd>) {
+        self.state.lock().bells.retain(|other| !Arc::ptr_eq(other, bell));
+    }
+
+    /// Reads what is there and puts it where it belongs, unless somebody reads already.
+    pub(crate) fn take_in(&self) -> Result<(), Error> {
+        let mut state = self.state.lock();
+        loop {
+            if state.gone {
+                return Err(Error::KernelGone);
+            }
+            if state.reading {
+                return Ok(());
+            }
+            state.reading = true;
+            drop(state);
+            let frame = self.read(Some(0));
+            state = self.state.lock();
+            state.reading = false;
+            self.changed.notify_all();
+            if !self.sort(&mut state, frame, true)? {
+                return Ok(());
+            }
+        }
     }
 
     /// Asks and waits for the answer until `deadline` (ns).
@@ -257,6 +295,7 @@ impl Link {
             None => return Ok(false),
             Some(None) => {
                 state.gone = true;
+                ring(&state.bells);
                 let _ = rustix::io::write(&self.events_read, &1u64.to_ne_bytes());
                 return Ok(true);
             }
@@ -272,10 +311,16 @@ impl Link {
                     None => state.unwanted.extend(brought(answer)),
                 }
             }
-            // Relaxed: whoever begins to serve asks for events only afterwards.
-            frame::EVENT if !self.served.load(Ordering::Relaxed) => {}
             frame::EVENT => {
-                state.events.push_back((decode(&frame.payload)?, descriptors));
+                let event = decode(&frame.payload)?;
+                if matches!(event, Event::Closed { .. }) {
+                    ring(&state.bells);
+                }
+                // Relaxed: whoever begins to serve asks for events only afterwards.
+                if !self.served.load(Ordering::Relaxed) {
+                    return Ok(true);
+                }
+                state.events.push_back((event, descriptors));
                 if tell_server {
                     let _ = rustix::io::write(&self.events_read, &1u64.to_ne_bytes());
                 }
@@ -283,6 +328,13 @@ impl Link {
             other => return Err(Error::Protocol(format!("a frame of unknown code {other}"))),
         }
         Ok(true)
+    }
+}
+
+fn ring(bells: &[Arc<OwnedFd>]) {
+    for bell in bells {
+        // A full counter is an event already.
+        let _ = rustix::io::write(bell, &1u64.to_ne_bytes());
     }
 }
 

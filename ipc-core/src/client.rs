@@ -22,7 +22,7 @@
 
 use crate::counters::ClientCounters;
 use crate::doorbell::{Ringer, Sleeper};
-use crate::flight::{Entry, Flight};
+use crate::flight::{Answer, Entry, Flight};
 use crate::half::{Ours, Theirs};
 use crate::notification::{Acknowledger, Poster};
 use crate::platform::{Atomic, Label, Platform};
@@ -34,6 +34,9 @@ use rendez_protocol::message::{Header, area_bytes, room_bytes, room_for};
 use rendez_protocol::status::{ConnectionState, Status, Why};
 
 mod lease;
+mod many;
+
+pub use many::{Outcome, publish_fence};
 
 /// How a send ended without an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -240,6 +243,20 @@ impl<P: Platform> ClientEnd<P> {
         room: usize,
         deadline: u64,
     ) -> Result<u64, SendError> {
+        let position = self.publish(operation, payload, room, deadline)?;
+        self.ringer.ring_if_asleep(&self.ours, &self.theirs);
+        Ok(position)
+    }
+
+    /// (C1, C2)
+    #[inline]
+    fn publish(
+        &mut self,
+        operation: u16,
+        payload: &[u8],
+        room: usize,
+        deadline: u64,
+    ) -> Result<u64, SendError> {
         if let Some(why) = self.why_ended() {
             return Err(Self::not_delivered(why));
         }
@@ -258,10 +275,9 @@ impl<P: Platform> ClientEnd<P> {
             word: if deadline == NEVER { 0 } else { deadline.max(1) },
         };
         let position = self.writer.publish(&self.ours, header, payload);
-        self.flight.begin(position, reply_area);
+        self.flight.begin(position, reply_area, deadline);
         self.counts.sent += 1;
         self.counters.sent::<P>(position, payload.len());
-        self.ringer.ring_if_asleep(&self.ours, &self.theirs);
         Ok(position)
     }
 
@@ -562,7 +578,7 @@ impl<P: Platform> ClientEnd<P> {
             },
         };
         let transaction = header.word;
-        if self.flight.answered(&header)? {
+        if self.flight.answered(&header)? != Answer::Late {
             let mut payload = Buffer::new();
             self.reader.copy(&self.theirs, &header, &mut payload);
             self.retire(&header);

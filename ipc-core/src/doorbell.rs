@@ -66,6 +66,14 @@ impl<P: Platform> Ringer<P> {
         }
     }
 
+    /// Whether the reader sleeps and was not rung for this sleep yet, as far as can be seen without
+    /// the fence of B2.
+    #[inline]
+    pub(crate) fn sees_sleeper(&self, theirs: &Theirs<P>) -> bool {
+        let asleep = theirs.asleep();
+        asleep & ASLEEP != 0 && asleep != self.rung
+    }
+
     /// After freeing lines, without a fence of its own: wakes the peer if it waits for room.
     #[inline]
     pub(crate) fn ring_for_room(&mut self, ours: &Ours<P>, theirs: &Theirs<P>) {

@@ -23,6 +23,9 @@ pub trait End: Debug {
     /// What the peer did that no honest one does: the connection is to be closed with `protocol`.
     fn receive(&mut self, out: &mut Buffer) -> Result<Found<Self::Message>, Fault>;
 
+    /// Fetches the lines of shared memory that the next [`End::receive`], and what follows it, touch.
+    fn prefetch(&self);
+
     /// Whether there is something to do: a message, a notification, the end, a fault to report.
     fn is_ready(&mut self) -> bool;
 
@@ -57,6 +60,11 @@ impl End for ServerEnd<Host> {
     #[inline]
     fn receive(&mut self, out: &mut Buffer) -> Result<Found, Fault> {
         Self::receive(self, out)
+    }
+
+    #[inline]
+    fn prefetch(&self) {
+        Self::prefetch(self);
     }
 
     fn is_ready(&mut self) -> bool {

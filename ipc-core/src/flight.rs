@@ -5,9 +5,10 @@
 //! is in flight is bounded by the server's ring, what is answered and not asked for by this table.
 
 use crate::ring::{Buffer, Fault};
+use crate::segment::prefetch_all;
 use rendez_protocol::limit::INLINE_BYTES;
 use rendez_protocol::message::{Header, area_bytes};
-use rendez_protocol::status::Status;
+use rendez_protocol::status::{Status, Why};
 
 /// One transaction.
 #[derive(Debug, Default)]
@@ -15,8 +16,9 @@ pub(crate) enum Entry {
     /// None.
     #[default]
     Free,
-    /// Its reply is waited for; it may need `room` bytes of the server's area.
-    Waiting { position: u64, room: u64 },
+    /// Its reply is waited for until `deadline`; it may need `room` bytes of the server's area. If it
+    /// is given up already, for this reason, the deadline is that of its grace.
+    Waiting { position: u64, room: u64, deadline: u64, given_up: Option<Why> },
     /// Its reply is here, and nobody has asked for it yet.
     Done { position: u64, status: Status, payload: Buffer },
     /// Its sender has given up; its reply may still come.
@@ -33,6 +35,17 @@ impl Entry {
             | Self::Abandoned { position, .. } => Some(*position),
         }
     }
+}
+
+/// Who a reply came for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Somebody who waits for it.
+    Waited,
+    /// Somebody who has given up for this reason, and waits out the grace.
+    GivenUp(Why),
+    /// Nobody any more.
+    Late,
 }
 
 /// The transactions of one client's end.
@@ -73,14 +86,22 @@ impl Flight {
 
     /// Enters a transaction that was just published.
     #[inline]
-    pub(crate) fn begin(&mut self, transaction: u64, room: u64) {
+    pub(crate) fn begin(&mut self, transaction: u64, room: u64, deadline: u64) {
         let place = self.index(transaction);
         let place = &mut self.entries[place];
         if !matches!(place, Entry::Free) {
             self.stragglers.push(core::mem::take(place));
         }
-        *place = Entry::Waiting { position: transaction, room };
+        *place = Entry::Waiting { position: transaction, room, deadline, given_up: None };
         self.rooms += room;
+    }
+
+    /// Fetches the entry of a transaction.
+    #[inline]
+    pub(crate) fn prefetch(&self, transaction: u64) {
+        if let Some(entry) = self.entries.get(self.index(transaction)) {
+            prefetch_all(entry);
+        }
     }
 
     /// The entry of a transaction, if there is one.
@@ -107,23 +128,75 @@ impl Flight {
     /// Notes that the sender has given a transaction up.
     pub(crate) fn abandon(&mut self, transaction: u64) {
         if let Some(entry) = self.get(transaction)
-            && let Entry::Waiting { position, room } = *entry
+            && let Entry::Waiting { position, room, .. } = *entry
         {
             *entry = Entry::Abandoned { position, room };
         }
     }
 
-    /// Notes that this reply has come, and gives its room back. Whether somebody waits for it (else
-    /// it is late).
+    /// Notes that the sender has given a transaction up for `why`, and waits until `grace` for a
+    /// reply that the server may just be writing.
+    pub(crate) fn give_up(&mut self, transaction: u64, why: Why, grace: u64) {
+        if let Some(Entry::Waiting { deadline, given_up, .. }) = self.get(transaction) {
+            *deadline = grace;
+            *given_up = Some(why);
+        }
+    }
+
+    fn all_waiting(&self) -> impl Iterator<Item = (u64, u64, Option<Why>)> {
+        self.entries.iter().chain(&self.stragglers).filter_map(|entry| match *entry {
+            Entry::Waiting { position, deadline, given_up, .. } => {
+                Some((position, deadline, given_up))
+            }
+            _ => None,
+        })
+    }
+
+    /// How many replies somebody waits for.
+    pub(crate) fn waiting(&self) -> usize {
+        self.all_waiting().count()
+    }
+
+    /// Whether somebody waits for this transaction's reply.
+    pub(crate) fn is_waiting(&self, transaction: u64) -> bool {
+        self.all_waiting().any(|(position, ..)| position == transaction)
+    }
+
+    /// The oldest transaction of which nobody has been told what became of it.
+    pub(crate) fn first(&self) -> Option<u64> {
+        let answered =
+            self.entries.iter().chain(&self.stragglers).filter_map(|entry| match entry {
+                Entry::Done { position, .. } => Some(*position),
+                _ => None,
+            });
+        self.all_waiting().map(|(position, ..)| position).chain(answered).min()
+    }
+
+    /// A transaction whose deadline, or grace, has passed; and why it was given up, if it was.
+    pub(crate) fn overdue(&self, now: u64) -> Option<(u64, Option<Why>)> {
+        self.all_waiting()
+            .find(|(_, deadline, _)| *deadline <= now)
+            .map(|(position, _, given_up)| (position, given_up))
+    }
+
+    /// The first deadline, or end of a grace, of all.
+    pub(crate) fn next_deadline(&self) -> u64 {
+        self.all_waiting().map(|(_, deadline, _)| deadline).min().unwrap_or(u64::MAX)
+    }
+
+    /// Notes that this reply has come, and gives its room back; for whom it came.
     ///
     /// # Errors
     /// [`Fault::Transaction`] if its transaction is not in flight, [`Fault::Length`] if it is longer
     /// than the room that its request named.
     #[inline]
-    pub(crate) fn answered(&mut self, header: &Header) -> Result<bool, Fault> {
-        let (waiting, room) = match self.get(header.word) {
-            Some(Entry::Waiting { room, .. }) => (true, *room),
-            Some(Entry::Abandoned { room, .. }) => (false, *room),
+    pub(crate) fn answered(&mut self, header: &Header) -> Result<Answer, Fault> {
+        let (answer, room) = match self.get(header.word) {
+            Some(Entry::Waiting { room, given_up: None, .. }) => (Answer::Waited, *room),
+            Some(Entry::Waiting { room, given_up: Some(why), .. }) => {
+                (Answer::GivenUp(*why), *room)
+            }
+            Some(Entry::Abandoned { room, .. }) => (Answer::Late, *room),
             _ => return Err(Fault::Transaction(header.word)),
         };
         if area_bytes(header.length as usize) as u64 > room {
@@ -131,6 +204,6 @@ impl Flight {
             return Err(Fault::Length { length: header.length, most });
         }
         self.rooms -= room;
-        Ok(waiting)
+        Ok(answer)
     }
 }

@@ -5,7 +5,7 @@
 //! mapped for reading only. What its methods answer is a claim of the peer.
 
 use crate::platform::{Area, Atomic, Body, Half, Host, Label, Platform};
-use crate::segment::{OwnSegment, PeerSegment};
+use crate::segment::{OwnSegment, PeerSegment, prefetch, prefetch_write};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use rendez_protocol::message::Header;
 
@@ -123,7 +123,33 @@ impl Ours<Host> {
     }
 }
 
+impl Ours<Host> {
+    /// Fetches the line of message `position`, to be written.
+    #[inline]
+    pub(crate) fn prefetch(&self, position: u64) {
+        prefetch_write(core::ptr::from_ref(self.0.line(position)));
+    }
+
+    /// Fetches the words that say how far we have read, to be written.
+    #[inline]
+    pub(crate) fn prefetch_progress(&self) {
+        prefetch_write(core::ptr::from_ref(&self.0.head().progress));
+    }
+}
+
 impl Theirs<Host> {
+    /// Fetches the line of message `position`.
+    #[inline]
+    pub(crate) fn prefetch(&self, position: u64) {
+        prefetch(core::ptr::from_ref(self.0.line(position)));
+    }
+
+    /// Fetches the words that say whether the peer sleeps.
+    #[inline]
+    pub(crate) fn prefetch_asleep(&self) {
+        prefetch(core::ptr::from_ref(&self.0.head().sleep));
+    }
+
     /// The peer's segment of a connection.
     #[must_use]
     pub fn over(segment: PeerSegment) -> Self {

@@ -13,6 +13,7 @@ use crate::counters::ThreadCounters;
 use crate::end::End;
 use crate::platform::{Host, Platform};
 use crate::ring::{Buffer, Fault};
+use crate::segment::prefetch_all;
 use crate::server::{Found, Port, ServerEnd, Taken, sleep_fence};
 use crate::status::StatusReader;
 use crate::wait::{Learner, Spinner, Step, Wait};
@@ -34,6 +35,13 @@ const IDLE_LOOKS: u32 = 128;
 const MESSAGES_PER_LOOK: u32 = 128;
 /// Looks of the spinner (each many polls) after which epoll is asked.
 const LOOKS_PER_EPOLL: u32 = 8;
+/// Polled connections whose notification bits are looked at in one look.
+const NOTIFIED_PER_LOOK: usize = 8;
+/// How many connections ahead of the one that is polled memory is fetched: what this process knows
+/// of it, and then, nearer, the lines in which it meets its peer.
+const AHEAD_PLACE: usize = 6;
+/// See [`AHEAD_PLACE`].
+const AHEAD_LINES: usize = 3;
 /// Marks an epoll token as a descriptor of the caller's.
 const OTHER: u64 = 1 << 63;
 
@@ -101,6 +109,8 @@ pub struct Receiver<E: End = ServerEnd<Host>> {
     /// Descriptors of the caller's that epoll has named and nobody was told of yet.
     readable: VecDeque<u32>,
     counters: ThreadCounters,
+    /// Connections that [`Receiver::look_for_ends`] has found ended, and nobody was told of yet.
+    ended: VecDeque<usize>,
 }
 
 impl<E: End> Receiver<E> {
@@ -125,6 +135,7 @@ impl<E: End> Receiver<E> {
             turn_to_notify: 0,
             readable: VecDeque::new(),
             counters: ThreadCounters::default(),
+            ended: VecDeque::new(),
         })
     }
 
@@ -194,6 +205,28 @@ impl<E: End> Receiver<E> {
         )?)
     }
 
+    /// As [`Receiver::add_descriptor`], edge-triggered: each write to an eventfd is an event, and
+    /// nobody reads it.
+    ///
+    /// # Errors
+    /// What Linux says.
+    pub fn add_edge(&self, descriptor: impl AsFd, token: u32) -> io::Result<()> {
+        Ok(epoll::add(
+            &self.epoll,
+            descriptor,
+            epoll::EventData::new_u64(OTHER | u64::from(token)),
+            epoll::EventFlags::IN | epoll::EventFlags::ET,
+        )?)
+    }
+
+    /// Takes a descriptor of the caller's out again.
+    ///
+    /// # Errors
+    /// What Linux says.
+    pub fn remove_descriptor(&self, descriptor: impl AsFd) -> io::Result<()> {
+        Ok(epoll::delete(&self.epoll, descriptor)?)
+    }
+
     /// How many connections there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -216,6 +249,60 @@ impl<E: End> Receiver<E> {
             .map(|place| &mut place.end)
     }
 
+    /// As [`Receiver::end`], of a connection that is polled from now on: something will arrive.
+    #[inline]
+    pub fn rouse(&mut self, key: Key) -> Option<&mut E> {
+        let index = key.index as usize;
+        let place =
+            self.places.get_mut(index).filter(|place| place.generation == key.generation)?;
+        place.idle = 0;
+        if !place.polled && !place.muted {
+            place.end.get_up();
+            place.polled = true;
+            self.polled.push(index);
+        }
+        Some(&mut place.end)
+    }
+
+    /// Whether the connection is here.
+    #[must_use]
+    pub fn contains(&self, key: Key) -> bool {
+        self.place(key).is_some()
+    }
+
+    /// All connections.
+    #[must_use]
+    pub fn keys(&self) -> Vec<Key> {
+        self.places
+            .iter()
+            .map(|(index, place)| Key { index: index as u32, generation: place.generation })
+            .collect()
+    }
+
+    /// Looks at each connection's status word, the quiet ones' too: [`Receiver::next`] tells of
+    /// those that have ended.
+    #[cold]
+    pub fn look_for_ends(&mut self) {
+        for (index, place) in &self.places {
+            if place.end.state() != ConnectionState::Open && !self.ended.contains(&index) {
+                self.ended.push_back(index);
+            }
+        }
+    }
+
+    fn ended_turn(&mut self) -> Option<Turn<E::Message>> {
+        while let Some(index) = self.ended.pop_front() {
+            if let Some(place) = self.places.get(index)
+                && place.end.state() != ConnectionState::Open
+            {
+                let state = place.end.state();
+                self.unpoll(index);
+                return Some(Turn::Ended(self.key(index), state));
+            }
+        }
+        None
+    }
+
     #[inline]
     fn place(&self, key: Key) -> Option<&Place<E>> {
         self.places.get(key.index as usize).filter(|place| place.generation == key.generation)
@@ -232,18 +319,8 @@ impl<E: End> Receiver<E> {
     /// What Linux says to waiting, which is a mistake of this library.
     #[inline]
     pub fn next(&mut self, out: &mut Buffer, deadline: u64) -> io::Result<Turn<E::Message>> {
-        if let Some(token) = self.readable.pop_front() {
-            return Ok(Turn::Descriptor(token));
-        }
-        if let Some(turn) = self.kernel_turn() {
+        if let Some(turn) = self.before(deadline)? {
             return Ok(turn);
-        }
-        self.since_look += 1;
-        if self.since_look >= MESSAGES_PER_LOOK {
-            self.since_look = 0;
-            if let Some(turn) = self.look_elsewhere(deadline)? {
-                return Ok(turn);
-            }
         }
         let mut spinner = Spinner::new(self.wait);
         loop {
@@ -279,6 +356,43 @@ impl<E: End> Receiver<E> {
         }
     }
 
+    /// As [`Receiver::next`], without waiting: `None` if one pass over the polled connections finds
+    /// nothing.
+    ///
+    /// # Errors
+    /// As [`Receiver::next`].
+    #[inline]
+    pub fn next_now(
+        &mut self,
+        out: &mut Buffer,
+        deadline: u64,
+    ) -> io::Result<Option<Turn<E::Message>>> {
+        let turn = self.before(deadline)?;
+        Ok(if turn.is_some() { turn } else { self.poll(out) })
+    }
+
+    /// What comes before messages.
+    #[inline]
+    fn before(&mut self, deadline: u64) -> io::Result<Option<Turn<E::Message>>> {
+        if let Some(token) = self.readable.pop_front() {
+            return Ok(Some(Turn::Descriptor(token)));
+        }
+        if !self.ended.is_empty()
+            && let Some(turn) = self.ended_turn()
+        {
+            return Ok(Some(turn));
+        }
+        if let Some(turn) = self.kernel_turn() {
+            return Ok(Some(turn));
+        }
+        self.since_look += 1;
+        if self.since_look >= MESSAGES_PER_LOOK {
+            self.since_look = 0;
+            return self.look_elsewhere(deadline);
+        }
+        Ok(None)
+    }
+
     /// One pass over the polled connections.
     #[inline]
     fn poll(&mut self, out: &mut Buffer) -> Option<Turn<E::Message>> {
@@ -288,6 +402,7 @@ impl<E: End> Receiver<E> {
             }
             let index = self.polled[self.cursor];
             self.cursor += 1;
+            self.look_ahead();
             let place = &mut self.places[index];
             match place.end.receive(out) {
                 Ok(Found::Message(taken)) => {
@@ -315,6 +430,26 @@ impl<E: End> Receiver<E> {
             }
         }
         None
+    }
+
+    /// Fetches what the next turns will need: with many connections each of them lies in lines and
+    /// pages of its own, whose misses would otherwise add up instead of overlapping.
+    #[inline]
+    fn look_ahead(&self) {
+        if self.polled.len() <= AHEAD_PLACE {
+            return;
+        }
+        let ahead = |by: usize| {
+            let at = self.cursor + by;
+            let at = if at < self.polled.len() { at } else { at - self.polled.len() };
+            self.polled.get(at).and_then(|index| self.places.get(*index))
+        };
+        if let Some(place) = ahead(AHEAD_PLACE) {
+            prefetch_all(place);
+        }
+        if let Some(place) = ahead(AHEAD_LINES) {
+            place.end.prefetch();
+        }
     }
 
     fn unpoll(&mut self, index: usize) {
@@ -374,8 +509,12 @@ impl<E: End> Receiver<E> {
 
     /// Notification bits of a polled connection.
     fn notified(&mut self) -> Option<Turn<E::Message>> {
-        for _ in 0..self.polled.len() {
-            self.turn_to_notify = (self.turn_to_notify + 1) % self.polled.len();
+        // A few of many at a time: each is a cache line or two that nothing else needs now.
+        for _ in 0..self.polled.len().min(NOTIFIED_PER_LOOK) {
+            self.turn_to_notify += 1;
+            if self.turn_to_notify >= self.polled.len() {
+                self.turn_to_notify = 0;
+            }
             let index = self.polled[self.turn_to_notify];
             let place = &mut self.places[index];
             if place.end.state() != ConnectionState::Open {

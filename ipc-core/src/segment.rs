@@ -278,6 +278,39 @@ pub(crate) unsafe fn copy_out(from: *const u8, to: *mut u8, length: usize) {
     }
 }
 
+/// Asks the processor to fetch the cache line of `address`, for reading. A hint: it never faults.
+#[inline]
+pub(crate) fn prefetch<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch of any address is a hint that changes nothing and cannot fault.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+/// As [`prefetch`], for writing: the line is taken from whoever has it.
+#[inline]
+pub(crate) fn prefetch_write<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as in `prefetch`.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_ET0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+/// Fetches all of a private value.
+#[inline]
+pub(crate) fn prefetch_all<T>(value: &T) {
+    let start = core::ptr::from_ref(value).cast::<u8>();
+    for line in (0..size_of::<T>()).step_by(64) {
+        prefetch(start.wrapping_add(line));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{OwnSegment, PeerSegment, SEALS};

@@ -26,8 +26,9 @@ use crate::doorbell::{Ringer, Sleeper};
 use crate::half::{Ours, Theirs};
 use crate::lease_server::ServerArenas;
 use crate::notification::{Acknowledger, Poster};
-use crate::platform::{Atomic, Label, Lock, Platform};
+use crate::platform::{Atomic, Host, Label, Lock, Platform};
 use crate::ring::{Buffer, Fault, Reader, Writer, plain};
+use crate::segment::prefetch_all;
 use core::sync::atomic::Ordering::Relaxed;
 use rendez_protocol::limit::LINE_BYTES;
 use rendez_protocol::message::{Header, area_bytes, room_bytes};
@@ -402,4 +403,17 @@ impl<P: Platform> ServerEnd<P> {
 /// (S2) The fence between [`ServerEnd::lie_down`] and the look that follows.
 pub fn sleep_fence<P: Platform>() {
     P::fence(Label::SleepFence);
+}
+
+impl ServerEnd<Host> {
+    /// Fetches the lines that the next message and its reply will touch.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        let Port { ours, theirs, outbox, .. } = &*self.port;
+        theirs.prefetch(self.reader.position());
+        theirs.prefetch_asleep();
+        ours.prefetch(self.reader.position());
+        ours.prefetch_progress();
+        prefetch_all(outbox);
+    }
 }

@@ -1,0 +1,209 @@
+//! A client's end as one of many that a thread looks after: replies arrive in whatever order, and
+//! giving a transaction up waits for nobody.
+//!
+//! The steps of giving up are those of [`client`](super): (C5) mark, (C6) fence, (C8) look at
+//! *taken*. Not taken: it is over at once, and the server's `withdrawn` is dropped when it comes.
+//! Taken: its reply has a grace, through which the thread goes on with other things, and after
+//! which it is abandoned. (C7) is the thread's own polling, before and after.
+
+use super::{ClientEnd, GRACE_NS, SendError};
+use crate::end::End;
+use crate::flight::Answer;
+use crate::half::{Ours, Theirs};
+use crate::platform::{Host, Label, Platform};
+use crate::ring::{Buffer, Fault};
+use crate::server::Found;
+use rendez_protocol::status::{ConnectionState, Status, Why};
+
+/// A transaction that is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Which: what [`ClientEnd::begin`] answered.
+    pub transaction: u64,
+    /// The server's status, or how the send ended without an answer.
+    pub result: Result<Status, SendError>,
+}
+
+impl<P: Platform> ClientEnd<P> {
+    /// Takes the next reply, whatever it answers, its payload into `out`.
+    #[inline]
+    fn next_reply(&mut self, out: &mut Buffer) -> Result<Found<Outcome>, Fault> {
+        let Some(header) = self.reader.peek(&self.theirs)? else { return Ok(Found::Nothing) };
+        let transaction = header.word;
+        let answer = self.flight.answered(&header)?;
+        if answer == Answer::Late {
+            self.keep_late_leases(&header);
+            self.counts.late += 1;
+            self.counters.late();
+        }
+        self.reader.copy(&self.theirs, &header, out);
+        self.retire(&header);
+        self.flight.remove(transaction);
+        let result = self.outcome(Status(header.code));
+        Ok(match answer {
+            Answer::Waited => Found::Message(Outcome { transaction, result }),
+            Answer::GivenUp(why) => {
+                Found::Message(Outcome { transaction, result: Self::withdrawn_for(result, why) })
+            }
+            Answer::Late => Found::Nothing,
+        })
+    }
+
+    /// Begins to give a transaction up. What became of it if that is known already; else its
+    /// reply, or the end of its grace, says so.
+    ///
+    /// # Panics
+    /// If the transaction is not in flight: a mistake of the caller.
+    #[cold]
+    pub fn give_up(&mut self, transaction: u64, why: Why) -> Option<Outcome> {
+        assert!(
+            self.flight.is_waiting(transaction),
+            "transaction {transaction} is not in flight on this connection"
+        );
+        self.mark(transaction);
+        if self.theirs.taken() <= transaction {
+            self.flight.abandon(transaction);
+            return Some(Outcome { transaction, result: Err(Self::not_delivered(why)) });
+        }
+        self.flight.give_up(transaction, why, P::now().saturating_add(GRACE_NS));
+        None
+    }
+
+    /// One of those whose deadline, or grace, has passed at `now`, if there is one that is over by
+    /// that. To be asked until it answers none.
+    #[cold]
+    pub fn next_overdue(&mut self, now: u64) -> Option<Outcome> {
+        while let Some((transaction, given_up)) = self.flight.overdue(now) {
+            match given_up {
+                None => {
+                    if let Some(outcome) = self.give_up(transaction, Why::Deadline) {
+                        return Some(outcome);
+                    }
+                }
+                Some(why) => {
+                    self.flight.abandon(transaction);
+                    return Some(Outcome { transaction, result: Err(self.interrupted(why)) });
+                }
+            }
+        }
+        None
+    }
+
+    /// How many transactions were begun and not told of yet.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.flight.waiting()
+    }
+
+    /// When the next transaction in flight is overdue, [`NEVER`](super::NEVER) if none is ever.
+    #[must_use]
+    pub fn next_deadline(&self) -> u64 {
+        self.flight.next_deadline()
+    }
+
+    /// What became of one transaction in flight on a connection that has ended, a reply's payload
+    /// in `out`. To be asked until it answers none.
+    #[cold]
+    pub fn next_of_ended(&mut self, out: &mut Buffer) -> Option<Outcome> {
+        let why = self.why_ended()?;
+        let transaction = self.flight.first()?;
+        let result = self.ended(transaction, why, out);
+        Some(Outcome { transaction, result })
+    }
+
+    /// Publishes a request as [`ClientEnd::begin`] does, and rings only a server that visibly
+    /// sleeps. One that lies down in just this moment may be missed: [`ClientEnd::announce`] is to
+    /// follow, after a [`publish_fence`].
+    ///
+    /// # Errors
+    /// As [`ClientEnd::begin`].
+    #[inline]
+    pub fn begin_quietly(
+        &mut self,
+        operation: u16,
+        payload: &[u8],
+        room: usize,
+        deadline: u64,
+    ) -> Result<u64, SendError> {
+        let transaction = self.publish(operation, payload, room, deadline)?;
+        if self.ringer.sees_sleeper(&self.theirs) {
+            self.ringer.ring_if_asleep(&self.ours, &self.theirs);
+        }
+        Ok(transaction)
+    }
+
+    /// Rings the server if it slept when requests were published, before the last [`publish_fence`].
+    #[inline]
+    pub fn announce(&mut self) {
+        self.ringer.ring_unfenced(&self.ours, &self.theirs);
+    }
+}
+
+/// (B2) The fence between [`ClientEnd::begin_quietly`], on any number of connections, and
+/// [`ClientEnd::announce`] on each of them.
+#[inline]
+pub fn publish_fence<P: Platform>() {
+    P::fence(Label::PublishFence);
+}
+
+impl End for ClientEnd<Host> {
+    type Message = Outcome;
+
+    #[inline]
+    fn receive(&mut self, out: &mut Buffer) -> Result<Found<Outcome>, Fault> {
+        self.next_reply(out).inspect_err(|fault| self.fault = Some(*fault))
+    }
+
+    #[inline]
+    fn prefetch(&self) {
+        self.theirs.prefetch(self.reader.position());
+        self.theirs.prefetch_asleep();
+        self.ours.prefetch(self.writer.position());
+        self.ours.prefetch_progress();
+        self.flight.prefetch(self.reader.position());
+    }
+
+    fn is_ready(&mut self) -> bool {
+        !matches!(self.reader.peek(&self.theirs), Ok(None))
+            || self.acknowledger.is_pending(&self.theirs)
+            || self.why_ended().is_some()
+    }
+
+    fn lie_down(&mut self) {
+        // A request that found no room waits for replies, which wake by themselves.
+        self.sleeper.lie_down(&self.ours, false);
+    }
+
+    fn wakes_at_once(&mut self) -> bool {
+        self.unsettled = false;
+        self.ringer.ring_for_room(&self.ours, &self.theirs);
+        self.is_ready()
+    }
+
+    fn get_up(&mut self) {
+        if self.sleeper.is_down() {
+            self.counters.slept();
+        }
+        self.sleeper.get_up(&self.ours);
+    }
+
+    fn settle(&mut self) {
+        Self::settle(self);
+    }
+
+    fn state(&self) -> ConnectionState {
+        Self::state(self)
+    }
+
+    fn take_notifications(&mut self) -> u64 {
+        Self::take_notifications(self)
+    }
+
+    fn rang_at(&self) -> u64 {
+        self.theirs.rang_at()
+    }
+
+    fn halves(&self) -> (&Ours<Host>, &Theirs<Host>) {
+        (&self.ours, &self.theirs)
+    }
+}
