@@ -345,7 +345,7 @@ fn brought(answer: Answer) -> Vec<Request> {
             vec![Request::Disconnect { connection, why: Why::Closed }]
         }
         Answer::Attaching { connection, arena } => vec![Request::Detach { connection, arena }],
-        Answer::Slot(received) => vec![Request::Delete { slot: received.slot }],
+        Answer::Slot(received) | Answer::Region(received) => vec![Request::Delete { slot: received.slot }],
         Answer::Task { capability, .. } => vec![Request::Delete { slot: capability.slot }],
         Answer::Received(received) => {
             received.into_iter().map(|one| Request::Delete { slot: one.slot }).collect()

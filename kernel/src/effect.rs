@@ -3,8 +3,8 @@
 //! The machine answers nothing directly: every answer, event, descriptor and status word is an
 //! effect, in the order in which it must happen. The shell performs them and decides nothing.
 
-use rendez_protocol::kernel::{Answer, Event};
-use rendez_protocol::{ArenaId, ConnectionId, TaskId};
+use rendez_protocol::kernel::{Answer, Event, RegionKind};
+use rendez_protocol::{ArenaId, ConnectionId, ObjectId, TaskId};
 
 /// One end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -60,6 +60,8 @@ pub enum Attach {
     Wait(ConnectionId, Side),
     /// The eventfd that rings `Side`: the other end gets it.
     Ring(ConnectionId, Side),
+    /// A region.
+    Region(ObjectId),
 }
 
 /// One step for the shell.
@@ -104,6 +106,27 @@ pub enum Effect {
         /// Whose segment.
         side: Side,
     },
+    /// Remember a region, which is made when first attached; one that is shared with its size sealed
+    /// once and for all.
+    MakeRegion {
+        /// Which.
+        region: ObjectId,
+        /// How large.
+        bytes: u64,
+        /// Which seals it must have.
+        kind: RegionKind,
+    },
+    /// Check that a region is filled and sealed, then call `Machine::region_looked_at`.
+    CheckRegion {
+        /// Who asked.
+        to: TaskId,
+        /// Its request.
+        transaction: u64,
+        /// Which.
+        region: ObjectId,
+    },
+    /// Let go of a region: nobody can name it any more.
+    ForgetRegion(ObjectId),
     /// Check that the task's page is sealed and whole, and map it; on failure end the task.
     SealPage(TaskId),
     /// Store a word in a task's status segment, add one to its word 0, wake both words' waiters.

@@ -31,9 +31,13 @@ pub struct Quotas {
     pub parked: u32,
     /// Capabilities with which one task watches.
     pub watches: u32,
-    /// Bytes of both segments of all connections at whose client end one task is.
+    /// Regions that one task has made and that still exist. Each costs the kernel a descriptor.
+    pub regions: u32,
+    /// Their bytes.
+    pub region_bytes: u64,
+    /// Bytes of both segments, and of all arenas, of all connections at whose client end one task is.
     pub segment_bytes: u64,
-    /// Bytes of the segments that one server makes for one client. It is the client that says how
+    /// Bytes of the segments and arenas that one server makes for one client. It is the client that says how
     /// large they are and the server that populates them.
     pub reply_bytes_of_one_server: u64,
 }
@@ -51,6 +55,8 @@ impl Default for Quotas {
             tickets: 1024,
             parked: 1024,
             watches: 4096,
+            regions: 256,
+            region_bytes: 4 << 30,
             segment_bytes: 4 << 30,
             reply_bytes_of_one_server: 64 << 20,
         }

@@ -84,6 +84,24 @@ pub enum ObjectKind {
     Task,
     /// An endpoint.
     Endpoint,
+    /// A region of memory.
+    Region,
+}
+
+/// Who may write a region, and what its readers may rely on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum RegionKind {
+    /// Nobody writes any more: whoever made it has filled it, unmapped it, and sealed it `WRITE`,
+    /// `GROW`, `SHRINK` and `SEAL`. Mapped for reading with `MAP_PRIVATE`, its content stands: it
+    /// may be read in place, as a slice.
+    Sealed,
+    /// Whoever made it goes on writing, through the mapping that it had when it sealed it
+    /// `FUTURE_WRITE`, `GROW`, `SHRINK` and `SEAL`, and nobody else ever can. It is read by copies.
+    Published,
+    /// Every holder of MAP_WRITE writes. Its size stands (`GROW`, `SHRINK`, `SEAL`) and nothing
+    /// else. It is read and written by copies. There is no reading without MAP_WRITE: Linux cannot
+    /// keep whoever has the descriptor from writing.
+    Shared,
 }
 
 /// How the reader of one direction wants to be woken. It chooses when the connection is made.
@@ -334,6 +352,30 @@ pub enum Request {
         /// What they are given.
         give: Vec<Give>,
     },
+    /// Make a region. → [`Answer::Region`], a capability with all rights of a region, and the
+    /// descriptor to fill it with (a [`RegionKind::Shared`] one is ready at once; the others after
+    /// [`Request::RegionSealed`]).
+    CreateRegion {
+        /// A multiple of 4096, at least that, at most
+        /// [`REGION_BYTES_MAX`](crate::limit::REGION_BYTES_MAX).
+        bytes: u64,
+        /// Who may write it.
+        kind: RegionKind,
+    },
+    /// A region is filled, without a hole, and sealed as its kind wants it, by whoever made it. The
+    /// kernel only looks. → [`Answer::Done`], or what is missing: then it can be said again.
+    RegionSealed {
+        /// A capability to it.
+        slot: Slot,
+    },
+    /// Get a region's descriptor. Needs MAP_READ or, with `write`, MAP_WRITE; a shared region needs
+    /// MAP_WRITE in any case. Only a shared region can be mapped for writing. → [`Answer::Mapping`]
+    MapRegion {
+        /// A capability to it.
+        slot: Slot,
+        /// Whether to write it.
+        write: bool,
+    },
     /// Have memory for leases: an arena that the client writes and, if `replies` is not 0, one that
     /// the server writes, under one id. From the client of a complete connection only; at most
     /// [`ARENAS_MAX`](crate::limit::ARENAS_MAX) at a time. Both count as the client's bytes.
@@ -442,6 +484,16 @@ pub enum Answer {
     Page,
     /// It could not be done.
     Error(KernelError),
+    /// A region is made. Descriptor: the region itself, empty.
+    Region(Received),
+    /// A region, to be mapped: for reading a sealed or published one, for both a shared one.
+    /// Descriptor: the region itself.
+    Mapping {
+        /// How large it is.
+        bytes: u64,
+        /// What may be relied on.
+        kind: RegionKind,
+    },
     /// Arenas are being attached. Descriptor: the client's own arena (map for writing, populate,
     /// seal, close, then [`Request::ArenaMapped`]).
     Attaching {

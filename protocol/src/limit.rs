@@ -34,6 +34,9 @@ pub const RELEASE_WORDS: usize = 256;
 /// The most leases that one message carries.
 pub const LEASES_MAX: usize = 8;
 
+/// The largest region, in bytes.
+pub const REGION_BYTES_MAX: u64 = 1 << 36;
+
 /// The longest frame on a kernel socket, in bytes.
 pub const FRAME_BYTES_MAX: usize = 64 << 10;
 /// The most descriptors that travel with one frame.

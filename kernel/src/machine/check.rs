@@ -6,13 +6,14 @@
 use super::Machine;
 use super::connection::Phase;
 use super::endpoint::Wait;
+use super::region::{READABLE, WRITABLE};
 use super::space::Cell;
 use super::task::{Share, Task};
 use super::tree::{Holder, Object};
 use super::words::Words;
 use crate::effect::Side;
 use crate::quota::Count;
-use rendez_protocol::kernel::Travel;
+use rendez_protocol::kernel::{RegionKind, Travel};
 use rendez_protocol::{Rights, TaskId, limit};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,6 +30,7 @@ impl Machine {
             self.check_task(id, task);
         }
         self.check_endpoints();
+        self.check_regions();
         self.check_connections();
         self.check_escrow();
     }
@@ -102,6 +104,11 @@ impl Machine {
         let made = self.endpoints.values().filter(|endpoint| endpoint.maker == id).count();
         counted(task.endpoints, made, "endpoints");
 
+        let regions = || self.regions.values().filter(|region| region.maker == id);
+        counted(task.regions, regions().count(), "regions");
+        let bytes: u64 = regions().map(|region| region.bytes).sum();
+        assert_eq!(task.region_bytes.get(), bytes, "bytes of the regions of {id}");
+
         let ends = |side: Side| task.connections.values().filter(move |(_, it)| *it == side);
         counted(task.client_connections, ends(Side::Client).count(), "connections of a client");
         counted(task.server_connections, ends(Side::Server).count(), "connections of a server");
@@ -132,6 +139,8 @@ impl Machine {
             (task.endpoints.get(), quotas.endpoints.into()),
             (task.client_connections.get(), quotas.client_connections.into()),
             (task.server_connections.get(), quotas.server_connections.into()),
+            (task.regions.get(), quotas.regions.into()),
+            (task.region_bytes.get(), quotas.region_bytes),
             (task.segment_bytes.get(), quotas.segment_bytes),
             (
                 task.shares.values().map(|share| share.connections.get()).max().unwrap_or(0),
@@ -229,6 +238,30 @@ impl Machine {
                 assert_eq!(wait, Some(&Wait::Connect(*id, *number)));
                 let node = self.tree.get(parked.node).map(|node| node.holder);
                 assert_eq!(node, Some(Holder::Parked(*id, *number)));
+            }
+        }
+    }
+
+    fn check_regions(&self) {
+        for (id, region) in &self.regions {
+            let named = |node: &Object| *node == Object::Region(*id);
+            let nodes = self.tree.iter().filter(|(_, it)| named(&it.object));
+            let (most, found) = match region.kind {
+                RegionKind::Shared => (WRITABLE, nodes),
+                RegionKind::Sealed | RegionKind::Published => (READABLE, nodes),
+            };
+            let mut count: usize = 0;
+            for (_, node) in found {
+                assert!(most.contains(node.rights), "{node:?} to a region");
+                assert!(node.holder.is_capability(), "nothing is made with a region");
+                count = count.saturating_add(1);
+            }
+            counted(region.capabilities, count, "capabilities to a region");
+            assert!(!region.capabilities.is_zero(), "{id:?} lives without capabilities");
+        }
+        for (_, node) in self.tree.iter() {
+            if let Object::Region(id) = node.object {
+                assert!(self.regions.contains_key(&id), "{node:?} names no region");
             }
         }
     }

@@ -15,6 +15,7 @@
 //! | `endpoint` | endpoints: their one receiver, and the connects that wait for it |
 //! | `connection`, `handshake` | connections: made in steps, ended in one |
 //! | `arena` | memory for leases: attached in steps, detached in one |
+//! | `region` | memory as a capability |
 //! | `words` | the words of a task's status segment |
 //! | `ticket` | capabilities in escrow, on their way over a connection |
 //! | `watch` | who is told of whose death |
@@ -68,6 +69,7 @@ mod death;
 mod endpoint;
 mod front_door;
 mod handshake;
+mod region;
 mod space;
 mod table;
 mod task;
@@ -83,6 +85,7 @@ use crate::quota::Quotas;
 use connection::{Connection, Wanted};
 use endpoint::Endpoint;
 use front_door::FrontDoor;
+use region::Region;
 use rendez_protocol::kernel::{Answer, Credentials, Event, Hello, KernelError, Request};
 use rendez_protocol::{ConnectionId, ObjectId, Slot, TaskId, Ticket, Why, limit};
 use std::collections::BTreeMap;
@@ -97,6 +100,7 @@ pub struct Machine {
     quotas: Quotas,
     tasks: Table<TaskId, Task>,
     endpoints: BTreeMap<ObjectId, Endpoint>,
+    regions: BTreeMap<ObjectId, Region>,
     tree: Tree,
     connections: Table<ConnectionId, Connection>,
     escrow: BTreeMap<Ticket, Escrow>,
@@ -118,6 +122,7 @@ impl Machine {
             quotas,
             tasks: Table::default(),
             endpoints: BTreeMap::new(),
+            regions: BTreeMap::new(),
             tree: Tree::default(),
             connections: Table::default(),
             escrow: BTreeMap::new(),
@@ -224,6 +229,27 @@ impl Machine {
         effects.append(&mut self.effects);
     }
 
+    /// The outcome of [`Effect::CheckRegion`].
+    pub fn region_looked_at(
+        &mut self,
+        who: TaskId,
+        transaction: u64,
+        region: ObjectId,
+        result: Result<(), KernelError>,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.region_seen(who, transaction, region, result);
+        effects.append(&mut self.effects);
+    }
+
+    /// What `capability` names could not be made after all, and `creator` was not told of it: it
+    /// vanishes. Idempotent.
+    pub fn take_back(&mut self, creator: TaskId, capability: Slot, effects: &mut Vec<Effect>) {
+        // It is there unless the creator is dead.
+        let _ = self.delete(creator, capability);
+        effects.append(&mut self.effects);
+    }
+
     /// The task `child` could not be made after all, and its creator was not told of `capability`:
     /// both vanish. Idempotent.
     pub fn never_made(
@@ -319,6 +345,11 @@ impl Machine {
             Request::ArenaMapped { connection, arena } => {
                 self.arena_mapped(who, transaction, connection, arena)
             }
+            Request::CreateRegion { bytes, kind } => {
+                self.create_region(who, transaction, bytes, kind)
+            }
+            Request::RegionSealed { slot } => self.region_sealed(who, transaction, slot),
+            Request::MapRegion { slot, write } => self.map_region(who, transaction, slot, write),
             Request::Detach { connection, arena } => self.detach(who, connection, arena),
         }
     }

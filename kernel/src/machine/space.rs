@@ -181,8 +181,10 @@ impl Machine {
         badge: u64,
         holder: Holder,
     ) -> NodeId {
-        if let Object::Endpoint(endpoint) = object {
-            self.count_in(endpoint, rights);
+        match object {
+            Object::Endpoint(endpoint) => self.count_in(endpoint, rights),
+            Object::Region(region) => self.region_in(region),
+            Object::Task { .. } => {}
         }
         self.tree.insert(parent, Node { object, rights, badge, holder, watches: false })
     }
@@ -222,8 +224,10 @@ impl Machine {
         }
         if node.holder.is_capability() {
             self.unbind(id, &node);
-            if let Object::Endpoint(endpoint) = node.object {
-                self.count_out(endpoint, node.rights);
+            match node.object {
+                Object::Endpoint(endpoint) => self.count_out(endpoint, node.rights),
+                Object::Region(region) => self.region_out(region),
+                Object::Task { .. } => {}
             }
         }
     }

@@ -81,6 +81,9 @@ pub(super) struct Task {
     pub(super) client_connections: Count,
     pub(super) server_connections: Count,
     pub(super) segment_bytes: Count,
+    /// Regions that it made and that still exist, and their bytes.
+    pub(super) regions: Count,
+    pub(super) region_bytes: Count,
     /// What it has at each server that it is connected to.
     pub(super) shares: BTreeMap<TaskId, Share>,
     /// Living tasks that it created.
@@ -149,6 +152,8 @@ impl Machine {
             client_connections: Count::default(),
             server_connections: Count::default(),
             segment_bytes: Count::default(),
+            regions: Count::default(),
+            region_bytes: Count::default(),
             shares: BTreeMap::new(),
             children: BTreeSet::new(),
             waits: BTreeMap::new(),

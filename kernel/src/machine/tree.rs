@@ -34,13 +34,15 @@ pub(super) enum Object {
     Task { task: TaskId, id: ObjectId },
     /// An endpoint.
     Endpoint(ObjectId),
+    /// A region.
+    Region(ObjectId),
 }
 
 impl Object {
     /// Its identity.
     pub(super) fn id(self) -> ObjectId {
         match self {
-            Self::Task { id, .. } | Self::Endpoint(id) => id,
+            Self::Task { id, .. } | Self::Endpoint(id) | Self::Region(id) => id,
         }
     }
 
@@ -49,6 +51,7 @@ impl Object {
         match self {
             Self::Task { .. } => ObjectKind::Task,
             Self::Endpoint(_) => ObjectKind::Endpoint,
+            Self::Region(_) => ObjectKind::Region,
         }
     }
 }

@@ -65,7 +65,7 @@ impl Machine {
         let Holder::Slot(who, slot) = node.holder else { return };
         self.tell(who, Event::Watched { slot, object: node.object.id(), what }, Vec::new());
         let is_last = match node.object {
-            Object::Task { .. } => true,
+            Object::Task { .. } | Object::Region(_) => true,
             Object::Endpoint(_) => what == Fate::Gone,
         };
         if is_last {
@@ -79,6 +79,8 @@ impl Machine {
             Object::Task { task, .. } => {
                 (!self.tasks.contains(task)).then_some(Fate::Died { generation: 0 })
             }
+            // It lives as long as a capability to it: who watches it has one.
+            Object::Region(_) => None,
             Object::Endpoint(id) => match self.endpoints.get(&id) {
                 Some(endpoint) if endpoint.receiver.is_some() => None,
                 Some(endpoint) if !endpoint.receivers.is_zero() => {
@@ -93,6 +95,7 @@ impl Machine {
         match object {
             Object::Task { task, .. } => Some(&mut self.tasks.get_mut(task)?.watchers),
             Object::Endpoint(id) => Some(&mut self.endpoints.get_mut(&id)?.watchers),
+            Object::Region(_) => None,
         }
     }
 }

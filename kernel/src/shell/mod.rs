@@ -23,7 +23,7 @@
 //! | `perform` | effects: from the machine to the world |
 //! | `listing` | the list of all tasks, and what they say of themselves |
 //! | `peer` | one kernel socket, and what waits to be sent over it |
-//! | `segments` | the descriptors of connections |
+//! | `segments`, `regions` | the descriptors of connections and arenas; of regions |
 //! | `closer` | threads that close what may block |
 //! | `sandbox` | what the threads may still ask of Linux |
 
@@ -38,6 +38,7 @@ mod closer;
 mod listing;
 mod peer;
 mod perform;
+mod regions;
 mod sandbox;
 mod segments;
 
@@ -47,6 +48,7 @@ use crate::quota::Quotas;
 use crate::system::{self, Packet};
 use closer::Closers;
 use peer::{Origin, Peer};
+use regions::Regions;
 use rendez_ipc_core::control::{self, FrameError};
 use rendez_protocol::kernel::{Answer, KernelError, Request, frame};
 use rendez_protocol::limit::FRAME_BYTES_MAX;
@@ -72,6 +74,8 @@ const UNGREETED_MAX: usize = 64;
 const MAKING_SHARE: u64 = 64;
 /// How many connections and arenas one task may have in the making however many descriptors there are.
 const MAKING_MAX: usize = 1024;
+/// What part of the kernel's descriptors the regions of all tasks together may be.
+const REGIONS_SHARE: u64 = 4;
 /// How soon to try again what Linux had no room for, in ms.
 const AGAIN_MS: i64 = 50;
 /// Epoll's word for the front door.
@@ -237,6 +241,7 @@ struct Shell {
     first: Option<OwnedFd>,
     closers: Closers,
     segments: Segments,
+    regions: Regions,
     /// By number. Numbers are never used again, so that a late event of epoll finds nobody.
     peers: HashMap<u64, Peer>,
     tasks: HashMap<TaskId, u64>,
@@ -291,6 +296,10 @@ impl Shell {
             closers,
             segments: Segments::new(
                 usize::try_from(descriptors / MAKING_SHARE).unwrap_or(MAKING_MAX).min(MAKING_MAX),
+                closing.clone(),
+            ),
+            regions: Regions::new(
+                usize::try_from(descriptors / REGIONS_SHARE).unwrap_or(usize::MAX),
                 closing,
             ),
             peers: HashMap::new(),

@@ -49,6 +49,14 @@ impl Shell {
                 self.machine.sealed(pair, side, result, &mut effects);
                 self.effects.extend(effects);
             }
+            Effect::MakeRegion { region, bytes, kind } => self.regions.make(region, bytes, kind),
+            Effect::CheckRegion { to, transaction, region } => {
+                let result = self.regions.check(region);
+                let mut effects = Vec::new();
+                self.machine.region_looked_at(to, transaction, region, result, &mut effects);
+                self.effects.extend(effects);
+            }
+            Effect::ForgetRegion(region) => self.regions.forget(region),
             Effect::SealPage(task) => self.map_page(task),
             Effect::Status { task, index, word } => {
                 if let Some(status) = self.peer(task).and_then(|(_, peer)| peer.status.as_mut()) {
@@ -127,6 +135,11 @@ impl Shell {
             }
             Err(error) => {
                 self.answer(id, transaction, &Answer::Error(error), vec![]);
+                if let Answer::Region(capability) = answer {
+                    let mut effects = Vec::new();
+                    self.machine.take_back(to, capability.slot, &mut effects);
+                    self.effects.extend(effects);
+                }
                 if let Answer::Task { id: child, capability } = answer {
                     let mut effects = Vec::new();
                     self.machine.never_made(to, capability.slot, child, &mut effects);
@@ -272,6 +285,7 @@ impl Shell {
                 .peer(task)
                 .and_then(|(_, peer)| peer.inherited.take())
                 .ok_or_else(|| refused("making the task's kernel socket", Errno::MFILE)),
+            Attach::Region(region) => self.regions.file(region),
             Attach::OwnSegment(pair, side) => self.segments.own(pair, side),
             Attach::SealedSegment(pair, side) => self.segments.sealed(pair, side),
             Attach::Wait(connection, side) => self.segments.wait(connection.into(), side),
@@ -304,6 +318,7 @@ fn pair_of(attach: &Attach) -> Option<Pair> {
         Attach::StatusSegment(_)
         | Attach::TaskPage(_)
         | Attach::SealedPage(_)
-        | Attach::TaskSocket(_) => None,
+        | Attach::TaskSocket(_)
+        | Attach::Region(_) => None,
     }
 }

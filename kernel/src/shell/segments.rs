@@ -6,6 +6,7 @@ use rendez_ipc_core::status::{PAGE_BYTES, SEALS, has_hole, memory_file};
 use rendez_protocol::TaskId;
 use rendez_protocol::kernel::KernelError;
 use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::fs::SealFlags;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -34,7 +35,7 @@ impl Held {
     }
 
     /// A memory file of so many bytes.
-    fn file(file: OwnedFd, bytes: usize, closing: &Closing) -> Self {
+    pub(super) fn file(file: OwnedFd, bytes: usize, closing: &Closing) -> Self {
         let closing = (bytes > LARGE_BYTES).then(|| closing.clone());
         Self { descriptor: Some(file), closing }
     }
@@ -188,7 +189,7 @@ impl Segments {
         let Some(segment) = &end.segment else {
             return Err(KernelError::Order(format!("{pair:?} has no segment to look at yet")));
         };
-        check(segment, end.bytes)?;
+        check(segment, end.bytes, SEALS, "segment")?;
         end.sealed = true;
         Ok(())
     }
@@ -244,30 +245,34 @@ fn make_bell() -> io::Result<(OwnedFd, OwnedFd)> {
 ///
 /// It only looks. To add a seal Linux takes the file's lock, and its owner can hold that for as
 /// long as it likes: in a `write` from memory whose page it does not provide.
-fn check(file: &Held, bytes: usize) -> Result<(), KernelError> {
-    let look = |error: io::Error| system("looking at a segment", error);
+pub(super) fn check(
+    file: &Held,
+    bytes: usize,
+    wanted: SealFlags,
+    what: &str,
+) -> Result<(), KernelError> {
+    let look = |error: io::Error| system(&format!("looking at a {what}"), error);
     // First the seals: once they are there, neither size nor holes change any more. What was under
     // way under the file's lock when they were added was over by then.
     let seals = rustix::fs::fcntl_get_seals(file).map_err(|error| look(error.into()))?;
-    if !seals.contains(SEALS) {
+    if !seals.contains(wanted) {
         return Err(KernelError::Order(format!(
-            "the segment lacks the seals {:?}; map it, populate it, seal it, then say that it is \
-             mapped",
-            SEALS.difference(seals)
+            "the {what} lacks the seals {:?}; map it, populate it, seal it, then say so",
+            wanted.difference(seals)
         )));
     }
     let found = rustix::fs::fstat(file).map_err(|error| look(error.into()))?.st_size;
     if u64::try_from(found) != Ok(bytes as u64) {
         return Err(KernelError::BadValue {
-            what: "the segment's size in bytes".into(),
+            what: format!("the {what}'s size in bytes"),
             value: u64::try_from(found).unwrap_or(0),
             allowed: bytes.to_string(),
         });
     }
     if has_hole(file.as_fd(), bytes).map_err(look)? {
-        return Err(KernelError::Order(
-            "the segment has a hole; populate all of it before saying that it is mapped".into(),
-        ));
+        return Err(KernelError::Order(format!(
+            "the {what} has a hole; populate all of it before saying that it is mapped"
+        )));
     }
     Ok(())
 }

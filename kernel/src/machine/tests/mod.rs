@@ -6,6 +6,7 @@ mod connections;
 mod endpoints;
 mod random;
 mod reference;
+mod regions;
 mod tasks;
 mod tickets;
 mod watches;

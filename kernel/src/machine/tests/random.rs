@@ -8,10 +8,10 @@ use crate::effect::{Effect, Pair, Side};
 use crate::machine::Machine;
 use crate::quota::Quotas;
 use rendez_protocol::kernel::{
-    Answer, Doorbell, Event, Give, KernelError, Offer, Request, Shape, Travel,
+    Answer, Doorbell, Event, Give, KernelError, Offer, RegionKind, Request, Shape, Travel,
 };
 use rendez_protocol::{
-    ArenaId, ConnectionId, Interface, Rights, Slot, TaskId, Ticket, Version, Why,
+    ArenaId, ConnectionId, Interface, ObjectId, Rights, Slot, TaskId, Ticket, Version, Why,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -62,6 +62,9 @@ struct Run {
     /// Which of its words a task was told to look at for a connection.
     indices: BTreeMap<(TaskId, ConnectionId), Vec<u32>>,
     made: BTreeSet<Pair>,
+    regions: BTreeSet<ObjectId>,
+    /// Regions to be looked at, for whom, and which request.
+    looks: Vec<(TaskId, u64, ObjectId)>,
     /// Arenas that were attached or offered, some of them long ago.
     arenas: Vec<(ConnectionId, ArenaId)>,
     transaction: u64,
@@ -82,6 +85,8 @@ impl Run {
             tickets: 4,
             parked: 6,
             watches: 8,
+            regions: 3,
+            region_bytes: 5 * 4096,
             segment_bytes: 10 * Shape::default().segment_bytes() as u64,
             reply_bytes_of_one_server: 4 * Shape::default().segment_bytes() as u64,
         };
@@ -95,6 +100,8 @@ impl Run {
             words: BTreeMap::new(),
             indices: BTreeMap::new(),
             made: BTreeSet::new(),
+            regions: BTreeSet::new(),
+            looks: Vec::new(),
             arenas: Vec::new(),
             transaction: 0,
             seen: BTreeMap::new(),
@@ -145,6 +152,12 @@ impl Run {
                 }
             }
             2 => return self.hello(who),
+            30..40 if !self.looks.is_empty() => {
+                let (to, transaction, region) = self.looks.remove(0);
+                let error = KernelError::Malformed("not sealed".into());
+                let result = if self.dice.one_in(4) { Err(error) } else { Ok(()) };
+                self.machine.region_looked_at(to, transaction, region, result, &mut effects);
+            }
             3..30 if !self.seals.is_empty() => {
                 let at = self.dice.below(self.seals.len());
                 let (pair, side) = self.seals.remove(at);
@@ -237,7 +250,7 @@ impl Run {
 
     fn request(&mut self, who: TaskId) -> Request {
         let connection = self.connection(who);
-        let what = self.dice.below(130);
+        let what = self.dice.below(142);
         let slot = self.slot(
             who,
             match what {
@@ -247,6 +260,7 @@ impl Run {
                 58..72 => Rights::SEND,
                 94..96 => Rights::KILL,
                 96..100 => Rights::INSPECT,
+                133.. => Rights::MAP_READ,
                 _ => Rights::empty(),
             },
         );
@@ -306,6 +320,15 @@ impl Run {
                 requests: 4096 * self.dice.below(3) as u32,
                 replies: 4096 * self.dice.below(2) as u32,
             },
+            130..133 => Request::CreateRegion {
+                bytes: 4096 * self.dice.below(4) as u64,
+                kind: self
+                    .dice
+                    .pick(&[RegionKind::Sealed, RegionKind::Published, RegionKind::Shared])
+                    .unwrap(),
+            },
+            133..137 => Request::RegionSealed { slot },
+            137..142 => Request::MapRegion { slot, write: self.dice.one_in(3) },
             112..130 => {
                 let recent = &self.arenas[self.arenas.len().saturating_sub(4)..];
                 let (connection, arena) =
@@ -360,9 +383,20 @@ impl Run {
                     self.unanswered.retain(|_, of| *of != task);
                     self.known.remove(&task);
                 }
+                Effect::MakeRegion { region, .. } => {
+                    assert!(self.regions.insert(region), "{region:?} was made twice");
+                }
+                Effect::ForgetRegion(region) => {
+                    assert!(self.regions.remove(&region), "{region:?} was never made");
+                }
+                Effect::CheckRegion { to, transaction, region } => {
+                    assert!(self.regions.contains(&region));
+                    self.looks.push((to, transaction, region));
+                }
                 Effect::MakeTask(_) | Effect::SealPage(_) => {}
             }
         }
+        assert!(self.regions.iter().eq(self.machine.regions.keys()), "regions made and forgotten");
         assert_eq!(self.machine.tasks().count(), self.tasks.len());
         assert!(self.tasks.iter().all(|id| self.machine.is_alive(*id)));
         // Whatever has not been answered waits for something.
@@ -378,7 +412,8 @@ impl Run {
                                 .any(|arena| arena.waiting(Side::Server) == Some(*transaction)))
                 })
             };
-            assert!(waits || seals(), "{transaction} of {who} was forgotten");
+            let looks = self.looks.iter().any(|(to, it, _)| (to, it) == (who, transaction));
+            assert!(waits || seals() || looks, "{transaction} of {who} was forgotten");
         }
     }
 
@@ -430,6 +465,11 @@ impl Run {
                 "attaching"
             }
             Answer::Attached => "attached",
+            Answer::Region(received) => {
+                known.slots.push(received.slot);
+                "region"
+            }
+            Answer::Mapping { .. } => "mapping",
             Answer::Error(KernelError::NotAttached { .. }) => "not attached",
             Answer::Error(KernelError::BadArena { .. }) => "bad arena",
             Answer::Connected { .. } => "connected",
@@ -523,6 +563,8 @@ fn anything_in_any_order() {
         "connecting",
         "ticket",
         "connected",
+        "region",
+        "mapping",
         "attaching",
         "attached",
         "attach",
