@@ -1,6 +1,7 @@
 //! One connection to a server: several transactions in flight, nothing sent twice.
 
 use crate::error::Error;
+use crate::lease::{ARENA_BYTES_MAX_DEFAULT, Bulk, LeasedReply};
 use crate::task::{Task, deadline_after, out_of_turn};
 use rendez_ipc_core::client::{ClientCounts, ClientEnd, SendError};
 use rendez_ipc_core::counters::{ClientCounters, Identity, Side};
@@ -11,6 +12,7 @@ use rendez_ipc_core::segment::{OwnSegment, PeerSegment};
 use rendez_ipc_core::wait::Wait;
 use rendez_protocol::kernel::{Answer, Doorbell, KernelError, Offer, Received, Request, Shape};
 use rendez_protocol::limit::DEADLINE_DEFAULT_MS;
+use rendez_protocol::message::Header;
 use rendez_protocol::status::Why;
 use rendez_protocol::{ConnectionId, Interface, Slot, Status, TaskId, Ticket};
 use std::os::fd::OwnedFd;
@@ -25,6 +27,9 @@ pub struct Options {
     pub requests: Shape,
     /// The server's segment: bounds how long a reply can be.
     pub replies: Shape,
+    /// The most bytes that one arena of the connection lends, in each direction: bounds leases, and
+    /// messages longer than a ring. At most 1 GiB less 4 KiB.
+    pub arena_bytes_max: u32,
     /// How the client waits for replies.
     pub wait: Wait,
     /// How long connecting may take, and how long a send may take that names no deadline.
@@ -37,6 +42,7 @@ impl Default for Options {
             interface: None,
             requests: Shape::default(),
             replies: Shape::default(),
+            arena_bytes_max: ARENA_BYTES_MAX_DEFAULT,
             wait: Wait::Adaptive,
             timeout: Duration::from_millis(DEADLINE_DEFAULT_MS),
         }
@@ -171,14 +177,15 @@ impl Opened {
 /// each send ends in a reply, `NotDelivered` or `Interrupted`, and is reported at once.
 #[derive(Debug)]
 pub struct Connection {
-    end: ClientEnd<Host>,
-    task: Task,
-    id: ConnectionId,
+    pub(crate) end: ClientEnd<Host>,
+    pub(crate) task: Task,
+    pub(crate) id: ConnectionId,
     server: TaskId,
     interface: Option<Interface>,
-    timeout: Duration,
-    buffer: Buffer,
+    pub(crate) timeout: Duration,
+    pub(crate) buffer: Buffer,
     reported: bool,
+    pub(crate) bulk: Box<Bulk>,
 }
 
 impl Connection {
@@ -212,6 +219,7 @@ impl Connection {
             timeout: options.timeout,
             buffer: Buffer::new(),
             reported: false,
+            bulk: Box::new(Bulk::new(options.arena_bytes_max)),
         })
     }
 
@@ -250,13 +258,15 @@ impl Connection {
         self.end.counts()
     }
 
-    /// The longest payload of a request, in bytes.
+    /// The longest payload of a request that the ring carries, in bytes; a longer one goes through
+    /// an arena.
     #[must_use]
     pub const fn request_bytes_max(&self) -> usize {
         self.end.request_bytes_max()
     }
 
-    /// The longest payload of a reply, in bytes.
+    /// The longest payload of a reply that the ring carries, in bytes; a longer one goes through an
+    /// arena.
     #[must_use]
     pub fn reply_bytes_max(&self) -> usize {
         self.end.reply_bytes_max()
@@ -291,8 +301,10 @@ impl Connection {
         deadline: u64,
     ) -> Result<Reply<'_>, SendError> {
         match self.end.send(operation, payload, room, deadline, &mut self.buffer) {
-            Ok(status) => Ok(Reply { status, payload: self.buffer.as_slice() }),
-            Err(error) => Err(self.report(error)),
+            Ok(status) if self.buffer.flags() & Header::LEASED == 0 => {
+                Ok(Reply { status, payload: self.buffer.as_slice() })
+            }
+            outcome => self.send_long(outcome, operation, payload, room, deadline),
         }
     }
 
@@ -303,9 +315,13 @@ impl Connection {
     /// `NotDelivered`.
     pub fn begin(&mut self, operation: u16, payload: &[u8], room: usize) -> Result<u64, SendError> {
         let deadline = coarse_deadline(self.timeout);
-        self.end
-            .begin_waiting(operation, payload, room, deadline)
-            .map_err(|error| self.report(error))
+        match self.end.begin_waiting(operation, payload, room, deadline) {
+            Ok(transaction) => Ok(transaction),
+            Err(SendError::NotDelivered { why: Why::TooBig }) => {
+                self.begin_long(operation, payload, room, deadline)
+            }
+            Err(error) => Err(self.report(error)),
+        }
     }
 
     /// Waits for the reply to a transaction that was begun.
@@ -317,10 +333,8 @@ impl Connection {
     /// If the transaction is not in flight: a mistake of the caller.
     pub fn finish(&mut self, transaction: u64) -> Result<Reply<'_>, SendError> {
         let deadline = coarse_deadline(self.timeout);
-        match self.end.wait(transaction, &mut self.buffer, deadline) {
-            Ok(status) => Ok(Reply { status, payload: self.buffer.as_slice() }),
-            Err(error) => Err(self.report(error)),
-        }
+        let outcome = self.end.wait(transaction, &mut self.buffer, deadline);
+        self.reply(outcome, transaction)
     }
 
     /// Gives up a transaction that was begun.
@@ -331,15 +345,30 @@ impl Connection {
     /// # Panics
     /// If the transaction is not in flight: a mistake of the caller.
     pub fn cancel(&mut self, transaction: u64) -> Result<Reply<'_>, SendError> {
-        match self.end.withdraw(transaction, Why::Cancelled, &mut self.buffer) {
-            Ok(status) => Ok(Reply { status, payload: self.buffer.as_slice() }),
-            Err(error) => Err(self.report(error)),
+        let outcome = self.end.withdraw(transaction, Why::Cancelled, &mut self.buffer);
+        self.reply(outcome, transaction)
+    }
+
+    #[inline]
+    fn reply(
+        &mut self,
+        outcome: Result<Status, SendError>,
+        transaction: u64,
+    ) -> Result<Reply<'_>, SendError> {
+        match outcome {
+            Ok(status) if self.buffer.flags() & Header::LEASED == 0 => {
+                Ok(Reply { status, payload: self.buffer.as_slice() })
+            }
+            outcome => {
+                let LeasedReply { status, payload, .. } = self.lent_reply(outcome, transaction)?;
+                Ok(Reply { status, payload })
+            }
         }
     }
 
     /// Tells the kernel of a server that broke the protocol.
     #[cold]
-    fn report(&mut self, error: SendError) -> SendError {
+    pub(crate) fn report(&mut self, error: SendError) -> SendError {
         if self.end.fault().is_some() && !self.reported {
             self.reported = true;
             self.task.link().tell(&Request::Disconnect { connection: self.id, why: Why::Protocol });

@@ -43,6 +43,9 @@ pub enum Error {
     /// A send ended without an answer.
     #[error(transparent)]
     Send(#[from] SendError),
+    /// Memory could not be lent.
+    #[error(transparent)]
+    Lease(#[from] crate::lease::LeaseError),
     /// The server answered with a status other than OK.
     #[error("{text}")]
     Refused {

@@ -48,9 +48,11 @@
 
 #![forbid(unsafe_code)]
 
+mod arenas;
 mod client;
 mod connection;
 mod error;
+pub mod lease;
 mod link;
 mod names;
 pub mod runtime;
@@ -62,6 +64,7 @@ mod task;
 pub use client::Client;
 pub use connection::{Connection, Options, Reply};
 pub use error::Error;
+pub use lease::{Lease, LeaseError, LeaseMut, LeasedReply, ReplyLease, Room};
 pub use names::Registration;
 pub use rendez_ipc_core::client::{ClientCounts, NEVER, SendError};
 #[cfg(feature = "model")]

@@ -1,5 +1,6 @@
 //! The server loop: one thread that receives from all its clients.
 
+use crate::arenas::{Arenas, Attach};
 use crate::error::Error;
 use crate::service::{Caller, Context, Message, Reply, Service};
 use crate::task::{Task, out_of_turn};
@@ -9,9 +10,10 @@ use rendez_ipc_core::platform::{Host, HostBell, HostStatus, Platform};
 use rendez_ipc_core::receive::{Key, Receiver, Turn};
 use rendez_ipc_core::ring::Buffer;
 use rendez_ipc_core::segment::{OwnSegment, PeerSegment};
-use rendez_ipc_core::server::ServerEnd;
+use rendez_ipc_core::server::{ServerEnd, Taken};
 use rendez_ipc_core::wait::Wait;
 use rendez_protocol::kernel::{Answer, Doorbell, Event, KernelError, Offer, Received, Request};
+use rendez_protocol::message::Header;
 use rendez_protocol::status::Why;
 use rendez_protocol::{ConnectionId, Interface, Rights, Slot, Ticket};
 use std::collections::{HashMap, VecDeque};
@@ -35,6 +37,7 @@ pub struct Server {
     callers: Vec<Option<Caller>>,
     /// Whether the service's descriptors are in the receiver.
     registered: bool,
+    arenas: Arenas,
 }
 
 /// All of a server but what a message is read with: what its service may use meanwhile.
@@ -76,12 +79,20 @@ impl Server {
             buffer: Buffer::new(),
             callers: Vec::new(),
             registered: false,
+            arenas: Arenas::new(),
         })
     }
 
     /// Changes how the server waits.
     pub const fn set_wait(&mut self, wait: Wait) {
         self.receiver.set_wait(wait);
+    }
+
+    /// Changes how large an arena this server accepts, in bytes of what can be lent, in each
+    /// direction: 64 MiB unless said otherwise. Bounds what one client's leases, and messages longer
+    /// than its ring, can be.
+    pub const fn set_arena_bytes_max(&mut self, bytes: u32) {
+        self.arenas.set_limit(bytes);
     }
 
     /// Becomes the receiver of an endpoint, which speaks `interface` (`None` accepts any client).
@@ -146,10 +157,15 @@ impl Server {
             Turn::Message(key, taken) => {
                 let Some(Some(caller)) = self.callers.get(key.index()) else { return Ok(()) };
                 let Some(port) = self.receiver.port(key) else { return Ok(()) };
+                if self.buffer.flags() & Header::LEASED != 0 {
+                    self.leased(key, taken, service);
+                    return Ok(());
+                }
                 let message = Message {
                     caller,
                     operation: taken.operation,
                     payload: self.buffer.as_slice(),
+                    leases: &[],
                     deadline_ns: taken.deadline,
                     room: taken.room_bytes(),
                 };
@@ -171,6 +187,21 @@ impl Server {
         Ok(())
     }
 
+    /// Handles a message whose payload begins with lease descriptors.
+    #[inline(never)]
+    fn leased(&mut self, key: Key, taken: Taken, service: &mut impl Service) {
+        let Some(Some(caller)) = self.callers.get(key.index()) else { return };
+        let Some(port) = self.receiver.port(key) else { return };
+        let world = &mut self.world;
+        let handled =
+            self.arenas.receive(caller, port, taken, self.buffer.as_slice(), |message, reply| {
+                service.receive(world, message, reply);
+            });
+        if handled.is_err() {
+            self.forget(key, service, Why::Protocol);
+        }
+    }
+
     fn kernel_events(&mut self, service: &mut impl Service) -> Result<(), Error> {
         for _ in 0..EVENTS_PER_TURN {
             let Some((event, descriptors)) = self.world.task.link().take_event()? else {
@@ -185,11 +216,19 @@ impl Server {
                 }
                 Event::Watched { slot, what, .. } => service.watched(&mut self.world, slot, what),
                 Event::NoSenders { endpoint } => service.no_senders(&mut self.world, endpoint),
-                // This server reads no leases: it refuses.
-                Event::Attach { connection, arena, .. } => {
-                    self.world.task.link().tell(&Request::Detach { connection, arena });
+                Event::Attach { connection, arena, requests, replies } => {
+                    // Of a connection that has just ended: that was the end of its arenas too.
+                    let Some(port) = self.world.ports.get(&connection) else { continue };
+                    let (task, port) = (self.world.task.clone(), port.clone());
+                    let attach =
+                        Attach { task, port, connection, arena, requests, replies, descriptors };
+                    self.arenas.attach(attach);
                 }
-                Event::Detached { .. } => {}
+                Event::Detached { connection, arena } => {
+                    if let Some(port) = self.world.ports.get(&connection) {
+                        self.arenas.detach(port, arena);
+                    }
+                }
             }
         }
         Ok(())
@@ -283,7 +322,9 @@ impl Server {
         let Some(caller) = self.callers.get_mut(key.index()).and_then(Option::take) else { return };
         let connection = caller.connection;
         self.world.keys.remove(&connection);
-        self.world.ports.remove(&connection);
+        if let Some(port) = self.world.ports.remove(&connection) {
+            self.arenas.forget(&port);
+        }
         self.world.task.link().tell(&Request::Disconnect { connection, why });
         service.disconnected(&mut self.world, &caller);
     }

@@ -1,10 +1,13 @@
 //! What a server's logic is written against. It names no process and no transport: the same
 //! [`Service`] runs over rings between processes and by direct call in a unit test.
 
+use crate::lease::{Lease, LeaseError, LeaseMut, ReplySpan};
 use parking_lot::{Condvar, Mutex};
+use rendez_ipc_core::lease_server::{ReplyRoom, ReplyRoomError};
 use rendez_ipc_core::platform::{Host, Platform};
 use rendez_ipc_core::server::{Port, Taken};
 use rendez_protocol::kernel::{Credentials, Fate, KernelError, Offer, Received};
+use rendez_protocol::limit::LEASES_MAX;
 use rendez_protocol::{ConnectionId, Interface, ObjectId, Rights, Slot, Status, TaskId, Ticket};
 use std::sync::Arc;
 use std::time::Instant;
@@ -82,13 +85,29 @@ pub struct Message<'a> {
     pub operation: u16,
     /// Its payload.
     pub payload: &'a [u8],
+    /// What it lends until it is answered, in the order of its sender.
+    pub leases: &'a [Lease],
     /// When its sender stops waiting, in ns of `CLOCK_MONOTONIC`; 0 means never. A claim.
     pub deadline_ns: u64,
     /// The longest reply that the sender has room for, in bytes.
     pub room: usize,
 }
 
-impl Message<'_> {
+impl<'a> Message<'a> {
+    /// What it lends at `place`, counted from 0. Valid until the reply: a handler that keeps its
+    /// right to reply can keep a clone. Read after the reply, it holds what its sender has put there
+    /// since.
+    ///
+    /// # Errors
+    /// A refusal as malformed, if it lends less than that.
+    pub fn lease(&self, place: usize) -> Result<&'a Lease, Refusal> {
+        self.leases.get(place).ok_or_else(|| {
+            let count = self.leases.len();
+            let text = format!("the operation takes lease {place}; the message has {count}");
+            Refusal::new(Status::MALFORMED, text)
+        })
+    }
+
     /// When its sender stops waiting; `None` means never. Reads the clock.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
@@ -193,6 +212,7 @@ pub trait Context {
 pub struct DirectSlot {
     answer: Mutex<Option<(Status, Vec<u8>)>>,
     answered: Condvar,
+    lent: Mutex<Vec<Vec<u8>>>,
 }
 
 impl DirectSlot {
@@ -207,6 +227,11 @@ impl DirectSlot {
     /// The answer, if it is there.
     pub fn take(&self) -> Option<(Status, Vec<u8>)> {
         self.answer.lock().take()
+    }
+
+    /// What the answer lends, in its order.
+    pub fn take_leases(&self) -> Vec<Vec<u8>> {
+        core::mem::take(&mut *self.lent.lock())
     }
 
     /// The answer; waits until `deadline` for it.
@@ -240,7 +265,41 @@ pub fn call(
 #[derive(Debug)]
 enum ReplyTo<'a> {
     Ring(&'a Arc<Port<Host>>, Taken),
+    Lending(&'a Arc<Port<Host>>, Taken, Box<Lending>),
     Direct(&'a Arc<DirectSlot>),
+}
+
+/// What a reply may lend, and what it is going to.
+#[derive(Debug)]
+struct Lending {
+    room: ReplyRoom,
+    spans: Vec<ReplySpan>,
+}
+
+impl Lending {
+    fn take(&mut self, port: &Port<Host>, bytes: usize) -> Result<LeaseMut, LeaseError> {
+        self.room.take(bytes).map(LeaseMut::reply).map_err(|error| {
+            port.note_fault(&error);
+            match error {
+                ReplyRoomError::Beyond { asked, left } => LeaseError::Room { asked, room: left },
+                ReplyRoomError::Full { asked, longest, total } => {
+                    LeaseError::Full { asked, longest, total }
+                }
+                ReplyRoomError::Fault(_) => LeaseError::Protocol,
+            }
+        })
+    }
+
+    /// Takes in what is to be lent, if it was taken from this right's own room.
+    fn give(&mut self, lease: LeaseMut) -> bool {
+        let span = lease.into_reply().filter(|span| self.room.is_of(span));
+        let fits = self.spans.len() < LEASES_MAX;
+        span.filter(|_| fits).map(|span| self.spans.push(span)).is_some()
+    }
+
+    fn reply(mut self, port: &Port<Host>, taken: &Taken, status: Status, payload: &[u8]) {
+        port.reply_lending(taken, status, payload, self.spans, Some(&mut self.room));
+    }
 }
 
 /// The right to reply to the message at hand. Used once; let go of, it answers `dropped`.
@@ -253,6 +312,7 @@ pub struct Reply<'a> {
 #[derive(Debug)]
 enum KeptTo {
     Ring(Arc<Port<Host>>, Taken),
+    Lending(Arc<Port<Host>>, Taken, Box<Lending>),
     Direct(Arc<DirectSlot>),
 }
 
@@ -269,11 +329,21 @@ impl<'a> Reply<'a> {
         Self { to: Some(ReplyTo::Ring(port, taken)), room: taken.room_bytes() }
     }
 
+    /// For a message that names room for what its reply lends.
+    pub(crate) fn lending(port: &'a Arc<Port<Host>>, taken: Taken, room: ReplyRoom) -> Self {
+        let longest = taken.room_bytes().max(room.left());
+        let lending = Box::new(Lending { room, spans: Vec::new() });
+        Self { to: Some(ReplyTo::Lending(port, taken, lending)), room: longest }
+    }
+
     /// Keeps the right beyond the handler.
     #[must_use]
     pub fn keep(mut self) -> ReplyRight {
         let to = self.to.take().map(|to| match to {
             ReplyTo::Ring(port, taken) => KeptTo::Ring(Arc::clone(port), taken),
+            ReplyTo::Lending(port, taken, lending) => {
+                KeptTo::Lending(Arc::clone(port), taken, lending)
+            }
             ReplyTo::Direct(slot) => KeptTo::Direct(Arc::clone(slot)),
         });
         ReplyRight { to, room: self.room }
@@ -283,6 +353,9 @@ impl<'a> Reply<'a> {
     fn put(&mut self, status: Status, payload: &[u8]) {
         match self.to.take() {
             Some(ReplyTo::Ring(port, taken)) => port.reply(&taken, status, payload),
+            Some(ReplyTo::Lending(port, taken, lending)) => {
+                lending.reply(port, &taken, status, payload);
+            }
             Some(ReplyTo::Direct(slot)) => direct(slot, self.room, status, payload),
             None => {}
         }
@@ -293,6 +366,9 @@ impl ReplyRight {
     fn put(&mut self, status: Status, payload: &[u8]) {
         match self.to.take() {
             Some(KeptTo::Ring(port, taken)) => port.reply(&taken, status, payload),
+            Some(KeptTo::Lending(port, taken, lending)) => {
+                lending.reply(&port, &taken, status, payload);
+            }
             Some(KeptTo::Direct(slot)) => direct(&slot, self.room, status, payload),
             None => {}
         }
@@ -301,8 +377,45 @@ impl ReplyRight {
 
 /// What can be done with the right to reply, kept or not.
 macro_rules! replies {
-    ($right:ty) => {
+    ($right:ty, $to:ident) => {
         impl $right {
+            /// Takes memory for `bytes` in this end's arena, to be written in place and lent by the
+            /// reply. What is in it at first is of no meaning.
+            ///
+            /// # Errors
+            /// [`LeaseError`]: the request left no room for that much, or the client has not let go
+            /// of what earlier replies lent.
+            pub fn lease(&mut self, bytes: usize) -> Result<LeaseMut, LeaseError> {
+                let room = self.room;
+                match &mut self.to {
+                    Some($to::Lending(port, _, lending)) => lending.take(port, bytes),
+                    Some($to::Direct(_)) if (1..=room).contains(&bytes) => {
+                        Ok(LeaseMut::private(bytes))
+                    }
+                    Some($to::Direct(_)) => Err(LeaseError::Room { asked: bytes, room }),
+                    _ => Err(LeaseError::Room { asked: bytes, room: 0 }),
+                }
+            }
+
+            /// Has the reply lend what [`lease`](Self::lease) answered. The client sees leases in
+            /// the order of these calls.
+            ///
+            /// # Panics
+            /// If the lease was taken from another right to reply, or is the ninth: a mistake of the
+            /// caller.
+            #[must_use]
+            pub fn with_lease(mut self, lease: LeaseMut) -> Self {
+                let given = match &mut self.to {
+                    Some($to::Lending(_, _, lending)) => lending.give(lease),
+                    Some($to::Direct(slot)) => {
+                        lease.into_private().map(|bytes| slot.lent.lock().push(bytes)).is_some()
+                    }
+                    _ => false,
+                };
+                assert!(given, "a reply lends what was taken from it, and at most {LEASES_MAX}");
+                self
+            }
+
             /// Replies with `status` and `payload`. A payload longer than the sender's room becomes
             /// `too big`.
             #[inline]
@@ -338,8 +451,8 @@ macro_rules! replies {
         }
     };
 }
-replies!(Reply<'_>);
-replies!(ReplyRight);
+replies!(Reply<'_>, ReplyTo);
+replies!(ReplyRight, KeptTo);
 
 fn direct(slot: &DirectSlot, room: usize, status: Status, payload: &[u8]) {
     if payload.len() > room {

@@ -14,7 +14,6 @@ use rendez_protocol::lease::{self, DESCRIPTOR_BYTES, Descriptor, Kind};
 use rendez_protocol::limit::{ARENA_UNIT_BYTES, LEASES_MAX, RELEASE_WORDS};
 use rendez_protocol::status::Status;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A pair of arenas of one connection, as its server sees it.
 #[derive(Debug)]
@@ -52,7 +51,7 @@ impl ServerPair {
 #[derive(Debug, Default)]
 pub struct ServerArenas {
     pairs: Mutex<Vec<Arc<ServerPair>>>,
-    broken: AtomicBool,
+    fault: Mutex<Option<LeaseFault>>,
 }
 
 impl ServerArenas {
@@ -74,16 +73,10 @@ impl ServerArenas {
         core::mem::take(&mut *self.pairs.lock())
     }
 
-    /// Whether a release word was seen that no honest client writes: the connection is to end.
+    /// What a reply found wrong with the client's release words: the connection is to end.
     #[must_use]
-    pub fn is_broken(&self) -> bool {
-        // ORDERING: Relaxed; a flag that is only ever set.
-        self.broken.load(Ordering::Relaxed)
-    }
-
-    fn break_off(&self) {
-        // ORDERING: Relaxed; as `is_broken`.
-        self.broken.store(true, Ordering::Relaxed);
+    pub fn fault(&self) -> Option<LeaseFault> {
+        *self.fault.lock()
     }
 
     /// Reads the descriptors in front of a request's payload and checks them. What may be read is in
@@ -192,6 +185,12 @@ impl ReplyRoom {
     #[must_use]
     pub const fn left(&self) -> usize {
         self.left
+    }
+
+    /// Whether a span was taken from this room's arena.
+    #[must_use]
+    pub fn is_of(&self, span: &ReplySpan) -> bool {
+        Arc::ptr_eq(&self.pair, &span.pair)
     }
 
     /// Takes memory for `bytes`, to be written in place.
@@ -319,8 +318,8 @@ impl Port<Host> {
                     spilled = Some(span);
                 }
                 other => {
-                    if let Some(Err(ReplyRoomError::Fault(_))) = other {
-                        self.arenas().break_off();
+                    if let Some(Err(error)) = other {
+                        self.note_fault(&error);
                     }
                     let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
                     return self.reply(taken, Status::TOO_BIG, &length.to_le_bytes());
@@ -348,8 +347,8 @@ impl Port<Host> {
 
     /// Takes note of what a reply's [`ReplyRoom::take`] found wrong with the client.
     pub fn note_fault(&self, error: &ReplyRoomError) {
-        if let ReplyRoomError::Fault(_) = error {
-            self.arenas().break_off();
+        if let ReplyRoomError::Fault(fault) = error {
+            *self.arenas().fault.lock() = Some(*fault);
         }
     }
 }

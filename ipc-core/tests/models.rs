@@ -6,11 +6,12 @@
 //! and where it matters in both spawn orders.
 
 use loom::thread::{JoinHandle, spawn};
+use rendez_ipc_core::arena::{Lent, Releases, Words};
 use rendez_ipc_core::client::{NEVER, SendError};
 use rendez_ipc_core::half::{Ours, Theirs};
 use rendez_ipc_core::model::{Model, SharedHalf, Sound, Twin, connection, expect_failure, explore};
 use rendez_ipc_core::notification::{Acknowledger, Poster};
-use rendez_ipc_core::platform::Label;
+use rendez_ipc_core::platform::{Area, Half, Label};
 use rendez_ipc_core::ring::{Buffer, Reader, Writer};
 use rendez_ipc_core::server::Found;
 use rendez_protocol::message::Header;
@@ -37,6 +38,8 @@ twin!(TakeFence);
 twin!(WithdrawFence);
 twin!(PostFence);
 twin!(AcknowledgeFence);
+twin!(ReleaseRelease);
+twin!(ReleaseAcquire);
 
 const HEADER: Header = Header { length: 0, flags: 0, code: 7, room: 0, word: 0 };
 
@@ -547,5 +550,178 @@ fn reply_from_another_thread() {
             assert_eq!(reply.as_slice(), [1]);
         });
         join([replying, also, sending]);
+    });
+}
+
+/// The release words of a pair of arenas, as both ends see them.
+#[derive(Clone)]
+struct ModelWords(loom::sync::Arc<loom::sync::atomic::AtomicU32>);
+
+impl<T: Twin> Words<Model<T>> for ModelWords {
+    fn slots(&self) -> usize {
+        1
+    }
+    fn word(&self, _slot: u16) -> &loom::sync::atomic::AtomicU32 {
+        &self.0
+    }
+}
+
+/// Two replies lend the same bytes of the server's arena one after the other: it writes them again
+/// only when the client has read and let go of them. loom fails a read of what is being written.
+fn lend_twice<T: Twin>(swapped: bool) {
+    let (ours, theirs, _, mut writer, mut reader) = ring::<T>(2, 1);
+    let arena = SharedHalf::<T>::new(1, 1);
+    let arena_here = arena.clone();
+    let words = ModelWords(loom::sync::Arc::new(loom::sync::atomic::AtomicU32::new(0)));
+    let words_here = words.clone();
+    join(both(
+        swapped,
+        move || {
+            let mut lent = Lent::new(1);
+            for n in 1..=2 {
+                let slot = loop {
+                    lent.reclaim::<Model<T>>(&words).expect("an honest client");
+                    if let Some(slot) = lent.take_slot() {
+                        break slot;
+                    }
+                    loom::thread::yield_now();
+                };
+                arena.area().write(0, &[n; 8]);
+                lent.lend(slot, ());
+                writer.publish(&ours, HEADER, &[n]);
+            }
+        },
+        move || {
+            let (mut out, mut lease) = (Buffer::new(), [0; 8]);
+            let mut releases = Releases::new(1);
+            let mut n = 0;
+            while n < 2 {
+                if let Some(header) = reader.peek(&theirs).expect("no fault") {
+                    reader.copy(&theirs, &header, &mut out);
+                    reader.advance(&header);
+                    releases.hold(0).expect("an honest server");
+                    arena_here.area().read(0, &mut lease);
+                    assert_eq!(lease, [out[0]; 8]);
+                    releases.release::<Model<T>>(&words_here, 0);
+                    n += 1;
+                } else {
+                    loom::thread::yield_now();
+                }
+            }
+        },
+    ));
+}
+
+#[test]
+fn lease_is_read_before_it_is_written_again() {
+    explore(10, || lend_twice::<Sound>(false));
+    explore(10, || lend_twice::<Sound>(true));
+}
+
+#[test]
+fn lease_is_written_too_early_without_the_release_of_its_word() {
+    expect_failure("lease_is_written_too_early_without_the_release_of_its_word", || {
+        lend_twice::<ReleaseRelease>(false);
+    });
+}
+
+#[test]
+fn lease_is_written_too_early_without_the_acquire_of_its_word() {
+    expect_failure("lease_is_written_too_early_without_the_acquire_of_its_word", || {
+        lend_twice::<ReleaseAcquire>(false);
+    });
+}
+
+/// Two requests lend the same bytes of the client's arena one after the other: the reply to the
+/// first ends its lease. `late`: the server reads once more after its reply, which must fail.
+fn lend_for_a_transaction(swapped: bool, late: bool) {
+    let (mut client, mut server, _kernel) = connection::<Sound>(1, 1);
+    let arena = SharedHalf::<Sound>::new(1, 1);
+    let arena_here = arena.clone();
+    join(both(
+        swapped,
+        move || {
+            for n in 1..=2 {
+                arena.area().write(0, &[n; 8]);
+                let sent = client.begin_leased(1, &[n], 0, NEVER).expect("room");
+                let outcome = client.wait(sent, &mut Buffer::new(), NEVER);
+                assert!(outcome == Ok(Status::OK) && client.is_over(sent));
+            }
+        },
+        move || {
+            let (mut request, mut lease) = (Buffer::new(), [0; 8]);
+            for n in 1..=2 {
+                let taken = server.receive_blocking(&mut request);
+                assert_eq!(request.flags(), Header::LEASED);
+                arena_here.area().read(0, &mut lease);
+                assert_eq!(lease, [n; 8]);
+                server.port().reply(&taken, Status::OK, &[]);
+                if late {
+                    arena_here.area().read(0, &mut lease);
+                }
+            }
+        },
+    ));
+}
+
+#[test]
+fn lease_ends_with_its_reply() {
+    explore(10, || lend_for_a_transaction(false, false));
+    explore(10, || lend_for_a_transaction(true, false));
+}
+
+#[test]
+fn lease_does_not_outlive_its_reply() {
+    expect_failure("lease_does_not_outlive_its_reply", || lend_for_a_transaction(false, true));
+}
+
+/// A client gives up a transaction that lends: until the late reply is there the server may read,
+/// so the bytes are not written again. `hasty`: they are, which must fail.
+fn abandoned_lease(swapped: bool, hasty: bool) {
+    let (mut client, mut server, _kernel) = connection::<Sound>(2, 1);
+    let arena = SharedHalf::<Sound>::new(1, 1);
+    arena.area().write(0, &[1; 8]);
+    let arena_here = arena.clone();
+    let first = client.begin_leased(1, &[1], 0, NEVER).expect("an empty ring");
+    join(both(
+        swapped,
+        move || {
+            if client.give_up(first, Why::Deadline).is_none() {
+                // Taken: its grace has passed at once.
+                let outcome = client.next_overdue(NEVER).expect("it is overdue");
+                assert!(outcome.result.is_err());
+            }
+            while !hasty && client.is_pending(first) {
+                client.wait_for_reply(NEVER).expect("an open connection");
+            }
+            arena.area().write(0, &[2; 8]);
+            let second = client.begin_leased(1, &[2], 0, NEVER).expect("room");
+            assert_eq!(client.wait(second, &mut Buffer::new(), NEVER), Ok(Status::OK));
+        },
+        move || {
+            let (mut request, mut lease) = (Buffer::new(), [0; 8]);
+            loop {
+                let taken = server.receive_blocking(&mut request);
+                arena_here.area().read(0, &mut lease);
+                assert_eq!(lease, [request[0]; 8]);
+                server.port().reply(&taken, Status::OK, &[]);
+                if request[0] == 2 {
+                    break;
+                }
+            }
+        },
+    ));
+}
+
+#[test]
+fn abandoned_lease_waits_for_the_late_reply() {
+    explore(10, || abandoned_lease(false, false));
+    explore(10, || abandoned_lease(true, false));
+}
+
+#[test]
+fn abandoned_lease_is_not_written_before_the_late_reply() {
+    expect_failure("abandoned_lease_is_not_written_before_the_late_reply", || {
+        abandoned_lease(false, true);
     });
 }

@@ -38,6 +38,11 @@ impl<P: Platform> ClientEnd<P> {
         )
     }
 
+    /// Whether nothing of a transaction is to come or to be asked for any more.
+    pub fn is_over(&mut self, transaction: u64) -> bool {
+        self.flight.get(transaction).is_none()
+    }
+
     /// Waits until a reply to any transaction has come, at most until `deadline`. It stays where
     /// [`ClientEnd::poll`] and [`ClientEnd::wait`] find it. Whether there was one.
     ///

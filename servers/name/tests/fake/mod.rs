@@ -136,7 +136,7 @@ pub(crate) fn message<'a>(
     payload: &'a [u8],
     room: usize,
 ) -> Message<'a> {
-    Message { caller, operation, payload, deadline_ns: 0, room }
+    Message { caller, operation, payload, leases: &[], deadline_ns: 0, room }
 }
 
 /// Sends a message that may be answered later.
