@@ -89,8 +89,13 @@ impl System {
             listen(&listener, 1)?;
             let (kernel_end, own_end) = shell::socket_pair()?;
             let (lifeline, kernel_lifeline) = shell::socket_pair()?;
-            let kernel =
-                launch::start_role(exe, &Kernel, &[], cpu, &[listener, kernel_end, kernel_lifeline])?;
+            let kernel = launch::start_role(
+                exe,
+                &Kernel,
+                &[],
+                cpu,
+                &[listener, kernel_end, kernel_lifeline],
+            )?;
             Ok((kernel, lifeline, own_end))
         };
         let (kernel, lifeline, own_end) =
@@ -113,7 +118,8 @@ impl System {
     /// Starts a server on that processor, or wherever this thread may run.
     pub(crate) fn server(&self, exe: &Path, cpu: Option<usize>) -> Result<ServerProcess, Error> {
         let endpoint = self.task.create_endpoint().map_err(failed("making an endpoint"))?.slot;
-        let serve = Give { name: "serve".into(), slot: endpoint, rights: Rights::RECEIVE, badge: None };
+        let serve =
+            Give { name: "serve".into(), slot: endpoint, rights: Rights::RECEIVE, badge: None };
         let (_, _, socket) =
             self.task.create_task("server", vec![serve]).map_err(failed("making a task"))?;
         let partner = launch::start_role(exe, &Serving, &[], cpu, &[socket])

@@ -203,9 +203,8 @@ impl Writer {
             line.turn.store(ring.turn(*position), Ordering::Release);
             *position += 1;
         }
-        *freed = spin::<PAUSE, _>(|| {
-            Some(word.load(Ordering::Acquire)).filter(|freed| *freed == end)
-        })?;
+        *freed =
+            spin::<PAUSE, _>(|| Some(word.load(Ordering::Acquire)).filter(|freed| *freed == end))?;
         Ok(())
     }
 }

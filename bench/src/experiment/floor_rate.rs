@@ -17,7 +17,8 @@ pub(super) struct FloorRate<'c>(Station<'c>);
 impl<'c> FloorRate<'c> {
     /// Sets the floor up on two cores.
     pub(super) fn set_up(context: &'c Context<'c>, payload_bytes: usize) -> Result<Self, Error> {
-        let missing = || Error::io("setting the floor up", io::Error::from(io::ErrorKind::NotFound));
+        let missing =
+            || Error::io("setting the floor up", io::Error::from(io::ErrorKind::NotFound));
         let floor = mechanism::find("floor").ok_or_else(missing)?;
         let station = Station::set_up(context, floor, payload_bytes, Cores::Two, true)?;
         Ok(Self(station.ok_or_else(missing)?))

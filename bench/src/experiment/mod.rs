@@ -5,6 +5,8 @@
 //! [`interleave`](crate::interleave::interleave), and gives the part of the report that answers its
 //! question.
 
+mod clients;
+mod crowd;
 mod floor_rate;
 mod oneway;
 mod pipeline;
@@ -47,7 +49,7 @@ pub struct Entry {
 /// All experiments, in the order of the report.
 #[must_use]
 pub fn all() -> &'static [Entry] {
-    &[size::ENTRY, pipelined::ENTRY, oneway::ENTRY]
+    &[size::ENTRY, pipelined::ENTRY, oneway::ENTRY, clients::ENTRY]
 }
 
 /// What partner processes can be started as for the sake of an experiment.

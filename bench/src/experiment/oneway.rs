@@ -58,8 +58,7 @@ fn run(context: &Context<'_>, progress: &mut dyn FnMut(&str, f64)) -> Result<Exp
         if context.wants(BARE) {
             subjects.push(Box::new(Bare::set_up(context, lines)?));
         }
-        let shape =
-            Shape { operation: EMPTY, room: 0, lines, window: lines, chunk: lines / 4 };
+        let shape = Shape { operation: EMPTY, room: 0, lines, window: lines, chunk: lines / 4 };
         for (label, wait) in [("rendez-spin", Wait::Spin), ("rendez-adaptive", Wait::Adaptive)] {
             if context.wants(label) {
                 subjects.push(Box::new(Pipeline::set_up(context, &system, label, wait, shape)?));
@@ -94,8 +93,7 @@ impl Bare {
             let (writer, memory) = Writer::create(lines)?;
             let cpu = context.cpus.get(1).copied();
             let exe = &context.options.exe;
-            let reader =
-                launch::start_role(exe, &BareRing, &[lines.into()], cpu, &[memory])?;
+            let reader = launch::start_role(exe, &BareRing, &[lines.into()], cpu, &[memory])?;
             Ok((writer, reader))
         };
         let (writer, reader) = start().map_err(|error| Error::io("setting a ring up", error))?;

@@ -78,8 +78,7 @@ fn run(context: &Context<'_>, progress: &mut dyn FnMut(&str, f64)) -> Result<Exp
         let mut subjects: Vec<Box<dyn Subject + '_>> = Vec::new();
         for (label, wait, part) in SERIES.into_iter().filter(|(label, ..)| context.wants(label)) {
             if let Some(chunk) = part.of(window) {
-                let shape =
-                    Shape { operation: ANSWER, room: PAYLOAD, lines: LINES, window, chunk };
+                let shape = Shape { operation: ANSWER, room: PAYLOAD, lines: LINES, window, chunk };
                 subjects.push(Box::new(Pipeline::set_up(context, &system, label, wait, shape)?));
             }
         }
