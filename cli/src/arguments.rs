@@ -5,6 +5,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use rendez::Rights;
 use rendez_protocol::limit::{LABEL_BYTES_MAX, PATH_BYTES_MAX};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -57,6 +58,8 @@ pub enum Command {
     Status,
     /// The tasks of the system, and what each waits for
     Ps,
+    /// What crosses each connection, how long it takes, who wakes whom and who waits for whom
+    Top(Top),
     /// Start a server of the system again
     Restart {
         /// Its name: name, file or signal
@@ -173,6 +176,76 @@ pub struct Up {
     #[command(flatten)]
     pub served: Served,
 }
+
+/// `rendez top`.
+#[derive(Args, Debug)]
+#[command(after_help = TOP_HELP)]
+pub struct Top {
+    /// How long each look lasts, in ms
+    #[arg(long, default_value_t = 1000, value_name = "MS")]
+    #[arg(value_parser = clap::value_parser!(u32).range(50..=60_000))]
+    pub interval: u32,
+    /// How many looks; without it, one, or on a terminal as many as you like
+    #[arg(long, value_name = "N")]
+    pub iterations: Option<NonZeroU32>,
+    /// What comes first
+    #[arg(long, value_enum, default_value_t, value_name = "KEY")]
+    pub sort: SortKey,
+}
+
+/// What the connections are sorted by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum SortKey {
+    /// Transactions a second
+    #[default]
+    Rate,
+    /// Bytes a second, both ways
+    Bytes,
+    /// What 99 in 100 round trips stay below
+    #[value(name = "rtt")]
+    RoundTrip,
+    /// What 99 in 100 service times stay below
+    Service,
+    /// Wake-ups a second
+    Wakes,
+    /// The server's name, then the client's
+    Name,
+}
+
+impl SortKey {
+    /// The one after it, in a circle.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        match self {
+            Self::Rate => Self::Bytes,
+            Self::Bytes => Self::RoundTrip,
+            Self::RoundTrip => Self::Service,
+            Self::Service => Self::Wakes,
+            Self::Wakes => Self::Name,
+            Self::Name => Self::Rate,
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rate => "rate",
+            Self::Bytes => "bytes",
+            Self::RoundTrip => "rtt",
+            Self::Service => "service",
+            Self::Wakes => "wakes",
+            Self::Name => "name",
+        }
+    }
+}
+
+const TOP_HELP: &str = "\
+On a terminal: q quits, p pauses, s sorts by another key, r reverses, the arrows scroll, + and - change
+the interval. In a pipe: tables; with --json, one document for each look.
+
+It reads what tasks count of themselves. That disturbs nobody; and a task that lies about itself is
+believed. docs/guide/observing.md says what each number means.";
 
 /// `rendez signal`.
 #[derive(Args, Debug)]

@@ -20,6 +20,7 @@ mod signal;
 mod stat;
 mod status;
 mod supervisor;
+mod top;
 mod transfer;
 mod up;
 
@@ -43,6 +44,7 @@ pub fn run(arguments: Arguments, output: &Output) -> Result<u8, Failure> {
         Command::Down => down::run(&place()?, task()?, output)?,
         Command::Status => return status::run(&place()?, &task()?, output),
         Command::Ps => ps::run(&task()?, output)?,
+        Command::Top(top) => top::run(&task()?, &top, output)?,
         Command::Restart { server } => restart::run(&task()?, &server, output)?,
         Command::Ls { path, long } => ls::run(&task()?, &path, long, output)?,
         Command::Cat { paths } => cat::run(&task()?, &paths)?,
