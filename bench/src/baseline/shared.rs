@@ -223,17 +223,18 @@ pub(super) struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Copies a payload in, inline, before the turn is published.
+    /// Copies a payload in, inline, before the turn is published. What is beyond the first line goes
+    /// first: the reader looks at that line all the time, and takes it away from under the writer.
     #[inline(always)]
     pub(super) fn fill(&mut self, payload: &[u8]) {
+        if let Some(rest) = payload.get(INLINE..) {
+            self.fill_apart(rest);
+        }
         for (word, bytes) in self.words.iter().zip(payload.chunks_exact(8)) {
             let mut eight = [0; 8];
             eight.copy_from_slice(bytes);
             // ORDERING: Relaxed; the turn's Release, stored later, makes it visible.
             word.store(u64::from_le_bytes(eight), Ordering::Relaxed);
-        }
-        if let Some(rest) = payload.get(INLINE..) {
-            self.fill_apart(rest);
         }
     }
 
