@@ -296,9 +296,12 @@ fn an_open_file_belongs_to_its_connection() {
 #[test]
 fn a_message_that_is_too_large_is_not_delivered() {
     let system = System::start();
-    let mut files = file_client(&system.task());
+    let task = system.task();
+    let (found, _, _) = task.look_up("/file", None, None).unwrap();
+    let options = Options { arena_bytes_max: 1 << 20, ..Options::speaking(file::interface()) };
+    let mut files = Connection::open(&task, found.slot, &options).unwrap();
     let handle = open(&mut files, "file", OpenFlags::WRITE | OpenFlags::CREATE).unwrap();
-    let bytes = vec![0; files.request_bytes_max() + 1];
+    let bytes = vec![0; 1 << 20];
     let error = write(&mut files, handle, 0, &bytes).unwrap_err();
     assert!(
         matches!(error, Error::Send(rendez::SendError::NotDelivered { why: Why::TooBig })),

@@ -7,12 +7,12 @@
 //! read what is written here; that it may be rubbish is the point.
 
 use rendez::protocol::kernel::{
-    Answer, Doorbell, Event, Given, Hello, KernelError, Received, Request, SEGMENT_HEADER_BYTES,
-    Shape, frame,
+    Answer, Doorbell, Event, Given, Hello, KernelError, Offer, Received, Request,
+    SEGMENT_HEADER_BYTES, Shape, Travel, frame,
 };
 use rendez::protocol::message::{Header, room_for};
 use rendez::protocol::status::ConnectionState;
-use rendez::protocol::{ConnectionId, Slot, TaskId, decode, encode};
+use rendez::protocol::{ConnectionId, Rights, Slot, TaskId, decode, encode, name};
 use rendez_ipc_core::control::{Frame, Mode, receive_frame, send_frame};
 use rendez_ipc_core::status::{PageWriter, SEALS, StatusReader};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -50,14 +50,25 @@ unsafe impl Sync for Memory {}
 
 impl Memory {
     fn map(descriptor: &OwnedFd, shape: Shape, protection: ProtFlags) -> Self {
-        let length = shape.segment_bytes();
+        Self::map_bytes(descriptor, shape.segment_bytes(), shape.lines as usize, protection)
+    }
+
+    fn map_bytes(descriptor: &OwnedFd, length: usize, lines: usize, protection: ProtFlags) -> Self {
         assert_eq!(rustix::fs::fstat(descriptor).unwrap().st_size, length as i64);
         // SAFETY: a fresh mapping at a place that Linux chooses; the file has this length, checked.
         let start = unsafe {
             mmap(std::ptr::null_mut(), length, protection, MapFlags::SHARED, descriptor, 0)
         };
         let start = NonNull::new(start.unwrap().cast()).unwrap();
-        Self { start, length, lines: shape.lines as usize }
+        Self { start, length, lines }
+    }
+
+    /// An arena of one's own, populated, and sealed once it is mapped.
+    pub(crate) fn own_arena(descriptor: &OwnedFd, bytes: usize) -> Self {
+        rustix::io::pwrite(descriptor, &vec![0; bytes], 0).unwrap();
+        let own = Self::map_bytes(descriptor, bytes, 1, ProtFlags::READ | ProtFlags::WRITE);
+        rustix::fs::fcntl_add_seals(descriptor, SEALS).unwrap();
+        own
     }
 
     /// A segment of one's own, populated, and sealed once it is mapped.
@@ -332,6 +343,68 @@ impl RawTask {
         let mapped = Request::Mapped { connection, doorbell: Doorbell::Futex };
         assert_eq!(self.ask(&mapped).0, Answer::Done);
         RawConnection { id: connection, status_index, own, peer, bell: None, position: 0 }
+    }
+
+    /// Serves `path` without the library, as somebody whom clients find through the name server.
+    pub(crate) fn serve_as(&mut self, path: &str) {
+        let Answer::Slot(endpoint) = self.ask(&Request::CreateEndpoint).0 else { panic!() };
+        let serving = self.ask(&Request::Serve { slot: endpoint.slot, interface: None }).0;
+        assert_eq!(serving, Answer::Serving { generation: 1 });
+        let mut names = self.connect(self.given("register").slot);
+        let rights = Rights::SEND | Rights::MINT | Rights::GRANT;
+        let item = Offer { slot: endpoint.slot, rights, badge: None, travel: Travel::Mint };
+        let offer = Request::Offer { connection: names.id, items: vec![item] };
+        let Answer::Ticket(ticket) = self.ask(&offer).0 else { panic!() };
+        let payload = encode(&name::Register { path, ticket });
+        let position = names.publish(request(name::operation::REGISTER, 64), &payload);
+        assert_eq!(names.reply(position), 0);
+        // Or its name would go with the connection.
+        std::mem::forget(names);
+    }
+
+    /// Looks a short path up, whose answer fits a line.
+    pub(crate) fn look_up(&mut self, path: &str) -> Slot {
+        let mut names = self.connect(self.given("name").slot);
+        let payload = encode(&name::LookUp { path, rights: None, wait: true });
+        let position = names.publish(request(name::operation::LOOK_UP, 64), &payload);
+        assert_eq!(names.reply(position), 0);
+        let line = names.peer.line(position);
+        let length = names.peer.load(line + 8) as usize & 0xff_ffff;
+        let bytes: Vec<u8> =
+            (0..5).flat_map(|word| names.peer.load(line + 24 + 8 * word).to_le_bytes()).collect();
+        let found: name::Found<'_> = decode(&bytes[..length]).unwrap();
+        let accept = Request::Accept { connection: names.id, ticket: found.ticket };
+        match self.ask(&accept).0 {
+            Answer::Received(received) => received[0].slot,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Takes a client's arenas in, as an honest server does: the id, and the server's own.
+    pub(crate) fn take_in_arenas(&mut self, of: &RawConnection) -> (u32, Memory) {
+        let (event, descriptors) = self.event();
+        let Event::Attach { connection, arena, replies, .. } = event else { panic!("{event:?}") };
+        assert_eq!(connection, of.id);
+        let own = Memory::own_arena(&descriptors[0], replies as usize);
+        assert_eq!(self.ask(&Request::ArenaMapped { connection, arena }).0, Answer::Done);
+        (arena.0, own)
+    }
+
+    /// Attaches a pair of arenas as an honest client does: its id, and the client's own.
+    pub(crate) fn attach(
+        &mut self,
+        connection: &RawConnection,
+        requests: u32,
+        replies: u32,
+    ) -> (u32, Memory) {
+        let connection = connection.id;
+        let request = Request::Attach { connection, requests, replies };
+        let (answer, descriptors) = self.ask(&request);
+        let Answer::Attaching { arena, .. } = answer else { panic!("{answer:?}") };
+        let own = Memory::own_arena(&descriptors[0], requests as usize);
+        let (answer, _) = self.ask(&Request::ArenaMapped { connection, arena });
+        assert_eq!(answer, Answer::Attached);
+        (arena.0, own)
     }
 
     pub(crate) fn state(&self, connection: &RawConnection) -> ConnectionState {
