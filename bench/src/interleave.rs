@@ -159,6 +159,19 @@ impl Found {
         })
     }
 
+    /// Its processor time for a transaction against that of a rival, in the rounds in which a block of
+    /// both counts.
+    pub(crate) fn cpu_ratio_to(&self, rival: &Self) -> Option<Ratio> {
+        let in_round = |round| rival.records.iter().find(|record| record.round == round);
+        let ratios: Vec<f64> = self
+            .records
+            .iter()
+            .filter_map(|own| Some(own.cpu_ns? / in_round(own.round)?.cpu_ns?))
+            .filter(|ratio| ratio.is_finite())
+            .collect();
+        ratio(&rival.label, &ratios)
+    }
+
     /// The ratios of the rounds in which a block of both counts.
     fn ratios_to(&self, rival: &Self) -> Vec<f64> {
         let in_round = |round| rival.records.iter().find(|record| record.round == round);

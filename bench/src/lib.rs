@@ -54,6 +54,7 @@ mod recorder;
 mod rendez;
 pub mod report;
 mod role;
+mod schedule;
 mod station;
 mod statistics;
 mod system;

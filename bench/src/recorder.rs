@@ -3,6 +3,9 @@
 use std::io;
 use std::time::Instant;
 
+use crate::role::now_ns;
+use crate::schedule::Schedule;
+
 /// Round trips that are timed together, and as many again that are timed one by one, where reading
 /// the clock would count. Fewer with a payload so large that it does not.
 pub const BATCH: u32 = 16;
@@ -42,6 +45,8 @@ pub struct Recorder {
     payload: Vec<u8>,
     batches: Vec<f64>,
     singles: Vec<u64>,
+    /// When round trips start, if not as soon as the one before is over.
+    schedule: Option<Schedule>,
 }
 
 impl Recorder {
@@ -60,7 +65,19 @@ impl Recorder {
             payload,
             batches: Vec::new(),
             singles: Vec::new(),
+            schedule: None,
         }
+    }
+
+    /// From now on round trips start when the schedule says so, and each is timed by itself, from
+    /// the time at which it was meant to start.
+    pub(crate) const fn follow(&mut self, schedule: Schedule) {
+        self.schedule = Some(schedule);
+    }
+
+    /// Processor time that the latest block took to wait for scheduled starts, in nanoseconds.
+    pub(crate) fn generator_ns(&self) -> u64 {
+        self.schedule.map_or(0, |schedule| schedule.generator_ns())
     }
 
     /// The number of round trips nearest below `wanted` that a block can have.
@@ -96,6 +113,12 @@ impl Recorder {
     /// What `exchange` reports; `InvalidData` if an answer is not that of its request.
     #[inline]
     pub fn run(&mut self, mut exchange: impl FnMut(&mut [u8]) -> io::Result<()>) -> io::Result<()> {
+        if let Some(mut schedule) = self.schedule {
+            schedule.begin();
+            let result = self.scheduled(&mut schedule, &mut exchange);
+            self.schedule = Some(schedule);
+            return result;
+        }
         let batch = self.batch;
         for _ in 0..batch {
             one(&mut self.sequence, &mut self.payload, &mut exchange)?;
@@ -113,6 +136,21 @@ impl Recorder {
                 self.singles.push(nanoseconds(last, now).saturating_sub(self.clock_cost_ns));
                 last = now;
             }
+        }
+        Ok(())
+    }
+
+    /// As many round trips as the block has, each when its time has come.
+    #[inline(never)]
+    fn scheduled(
+        &mut self,
+        schedule: &mut Schedule,
+        exchange: &mut impl FnMut(&mut [u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        for _ in 0..self.exchanges {
+            let intended = schedule.wait();
+            one(&mut self.sequence, &mut self.payload, exchange)?;
+            self.singles.push(now_ns() - intended);
         }
         Ok(())
     }

@@ -10,6 +10,8 @@ use crate::launch::{Launcher, Partner};
 use crate::mechanism::{Block, Client, Mechanism, Setting, Wait, label};
 use crate::recorder::Recorder;
 use crate::report::{Class, Cores};
+use crate::role::thread_cpu_ns;
+use crate::schedule::Schedule;
 use crate::statistics::median;
 
 /// Most round trips in one block.
@@ -84,6 +86,25 @@ impl<'c> Station<'c> {
             station.block(Duration::from_micros(microseconds))?;
         }
         Ok(Some(station))
+    }
+
+    /// A block of so many round trips with a fixed gap between their starts, each timed from the
+    /// start that was meant for it. The generator's own processor time does not count.
+    pub(crate) fn scheduled(&mut self, gap_ns: u64, exchanges: u32) -> Result<Sample, Error> {
+        self.recorder.follow(Schedule::every(gap_ns));
+        let before = thread_cpu_ns();
+        let partner_ns = self.variant(Block { exchanges, variant: 0 })?;
+        let own_ns = (thread_cpu_ns() - before).saturating_sub(self.recorder.generator_ns());
+        let singles = self.recorder.singles().to_vec();
+        let values: Vec<f64> = singles.iter().map(|ns| *ns as f64).collect();
+        let value = median(&values).unwrap_or_default();
+        let cpu_ns = Some((own_ns + partner_ns) as f64 / f64::from(exchanges.max(1)));
+        Ok(Sample { value, singles, cpu_ns })
+    }
+
+    /// What a round trip took lately, in nanoseconds, with nothing between two of them.
+    pub(crate) const fn expected_ns(&self) -> f64 {
+        self.expected_ns
     }
 
     /// One variant of one block; answers the partner's processor time, in nanoseconds.

@@ -8,6 +8,7 @@
 mod clients;
 mod crowd;
 mod floor_rate;
+mod load;
 mod oneway;
 mod pipeline;
 mod pipelined;
@@ -49,7 +50,7 @@ pub struct Entry {
 /// All experiments, in the order of the report.
 #[must_use]
 pub fn all() -> &'static [Entry] {
-    &[size::ENTRY, pipelined::ENTRY, oneway::ENTRY, clients::ENTRY]
+    &[size::ENTRY, pipelined::ENTRY, oneway::ENTRY, clients::ENTRY, load::ENTRY]
 }
 
 /// What partner processes can be started as for the sake of an experiment.
