@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rendez_bench::mechanism::{self, Block, Client, Rescue, Server, Setting};
 use rendez_bench::report::Class;
 use rendez_bench::{Error, Launcher, Mechanism, PARTNER, Recorder, Wait, trial};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, setrlimit};
 use tempfile::TempDir;
 
 /// A word; a line and a bit; more than a page; more than any buffer; the largest.
@@ -24,6 +24,9 @@ const SIZES: [usize; 5] = [8, 72, 8000, 1 << 20, 16 << 20];
 /// [`HOLDING`] and waits.
 const HOLD: &str = "hold";
 const HOLDING: &str = "holding";
+
+/// The same, in a process that is denied whatever can be denied.
+const IN_WANT: &str = "in-want";
 
 /// How long whatever was killed may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
             Err(_) => ExitCode::FAILURE,
         },
         Some((first, [label])) if first == HOLD => hold(label),
+        Some((first, [label])) if first == IN_WANT => hold_in_want(label),
         // A test runner may ask for the list of tests, or for one of them by name.
         _ if args.iter().any(|arg| arg == "--list") => {
             println!("mechanisms: test");
@@ -50,11 +54,13 @@ fn main() -> ExitCode {
                 eprintln!("mechanisms: still at it, given up");
                 process::abort();
             });
+            every_baseline_is_described();
             every_size_is_carried_or_refused();
+            what_is_missing_is_named();
             nothing_is_left_of_a_killed_client();
             a_client_notices_that_its_partner_was_killed();
             nothing_is_left_of_both_interrupted();
-            println!("mechanisms: 4 passed");
+            println!("mechanisms: 6 passed");
             ExitCode::SUCCESS
         }
     }
@@ -87,8 +93,8 @@ fn every_size_is_carried_or_refused() {
                 Ok(made) => assert!(made > 0, "{label} with {payload_bytes} bytes"),
                 Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::Unsupported => {
                     let reason = source.to_string();
-                    println!("{label} with {payload_bytes} bytes: {reason}");
-                    if reason.contains("not to be had") {
+                    if reason.contains("is not to be had here") {
+                        println!("{label} with {payload_bytes} bytes: {reason}");
                         continue;
                     }
                     let limited = LIMITED.iter().find(|(name, _)| *name == label);
@@ -187,7 +193,7 @@ impl Pair {
         let mut line = String::new();
         output.read_line(&mut line).expect("it says how it is");
         if line.trim() != HOLDING {
-            assert!(line.contains("not to be had"), "{label}: {line}");
+            assert!(line.contains("is not to be had here"), "{label}: {line}");
             client.wait().expect("it ends");
             return None;
         }
@@ -281,6 +287,45 @@ fn a_client_notices_that_its_partner_was_killed() {
         assert!(!pair.client.wait().expect("it ends").success(), "{label}");
         assert!(said.contains(mechanism::find(&label).expect("listed").name()), "{label}: {said}");
         pair.expect_nothing(&label);
+    }
+}
+
+fn every_baseline_is_described() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/mechanisms.md");
+    let page = fs::read_to_string(page).expect("it is part of the book");
+    for mechanism in mechanism::all() {
+        if matches!(mechanism.class(), Class::Floor | Class::Baseline) {
+            let row = format!("| `{}` |", mechanism::label(*mechanism));
+            assert!(page.contains(&row), "{row} in docs/reference/mechanisms.md");
+        }
+    }
+}
+
+/// Tries the named mechanism where there is no directory for files, and no room for anything queued.
+fn hold_in_want(label: &str) -> ExitCode {
+    let none = || Rlimit { current: Some(0), maximum: Some(0) };
+    setrlimit(Resource::Sigpending, none()).expect("a limit can be lowered");
+    setrlimit(Resource::Msgqueue, none()).expect("a limit can be lowered");
+    hold(label)
+}
+
+fn what_is_missing_is_named() {
+    for label in ["named-pipe", "mapped-file-spin", "file-spin", "posix-queue", "signal"] {
+        if mechanism::find(label).is_none_or(|one| !one.runs_on(processors())) {
+            continue;
+        }
+        let output = Command::new(exe())
+            .args([IN_WANT, label])
+            .env("TMPDIR", "/nonexistent")
+            .stdin(Stdio::null())
+            .output()
+            .expect("started");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(!output.status.success(), "{label}: {said}");
+        assert!(
+            said.contains(label) && said.contains("is not to be had here: "),
+            "{label}: {said}"
+        );
     }
 }
 
