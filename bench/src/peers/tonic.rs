@@ -31,6 +31,19 @@ const PATH: &str = "/rendez.bench.Answer/Answer";
 /// Room in a message beside the payload, in bytes.
 const ENVELOPE: usize = 4096;
 
+/// Payloads up to this many bytes fit into the windows that HTTP/2 connections have by default.
+const SMALL: usize = 32 << 10;
+
+/// Longest frame that HTTP/2 allows, in bytes.
+const LONGEST_FRAME: u32 = (1 << 24) - 1;
+
+/// Bytes that may be under way at once and bytes in one frame, for payloads that would otherwise
+/// have to wait for permission to go on; `None` leaves a default.
+fn windows(payload_bytes: usize) -> (Option<u32>, Option<u32>) {
+    let window = u32::try_from(payload_bytes + ENVELOPE).ok().filter(|_| payload_bytes > SMALL);
+    (window.map(|window| window.max(1 << 20)), window.map(|window| window.min(LONGEST_FRAME)))
+}
+
 /// Request and answer alike.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Payload {
@@ -55,10 +68,14 @@ impl Mechanism for Tonic {
         let (mine, theirs) = sockets()?;
         launcher.start(&[theirs])?;
         let runtime = runtime()?;
+        let (window, frame) = windows(setting.payload_bytes);
         let channel = runtime.block_on(async {
             let mut mine = Some(stream(mine)?);
             // The address is never used: the one connection is there already.
             Endpoint::from_static("http://peer")
+                .initial_stream_window_size(window)
+                .initial_connection_window_size(window)
+                .max_frame_size(frame)
                 .connect_with_connector(tower::service_fn(move |_: Uri| {
                     let connection = mine.take().map(TokioIo::new);
                     async { connection.ok_or(io::Error::from(io::ErrorKind::NotConnected)) }
@@ -74,10 +91,14 @@ impl Mechanism for Tonic {
     fn serve(&self, setting: Setting, descriptors: Vec<OwnedFd>) -> io::Result<Box<dyn Server>> {
         let socket = only(descriptors)?;
         let limit = setting.payload_bytes + ENVELOPE;
+        let (window, frame) = windows(setting.payload_bytes);
         Background::start(move |tally| {
             runtime()?.block_on(async {
                 let connection = tokio_stream::once(stream(socket));
                 tonic::transport::Server::builder()
+                    .initial_stream_window_size(window)
+                    .initial_connection_window_size(window)
+                    .max_frame_size(frame)
                     .add_service(Answer { tally, limit })
                     .serve_with_incoming(connection.chain(tokio_stream::pending()))
                     .await
