@@ -53,6 +53,14 @@ pub enum Error {
         /// How long the watchdog waited.
         seconds: u64,
     },
+    /// A file that was to be a report is none.
+    #[error("{}: {what}", path.display())]
+    Unreadable {
+        /// Which file.
+        path: std::path::PathBuf,
+        /// What is wrong with it, and what to do.
+        what: String,
+    },
     /// Linux refused something.
     #[error("{doing}: {source}")]
     Io {

@@ -36,18 +36,23 @@
 
 mod awake;
 mod baseline;
+pub mod compare;
+mod compare_table;
 mod distribution;
 mod error;
 pub mod experiment;
 mod glance;
+mod html;
 #[allow(unsafe_code)]
 mod idle_priority;
 mod interleave;
+mod json;
 mod laboratory;
 mod launch;
 mod machine;
 pub mod mechanism;
 mod options;
+mod paint;
 #[cfg(feature = "peers")]
 mod peers;
 mod recorder;
@@ -60,6 +65,7 @@ mod statistics;
 mod system;
 mod table;
 mod trial;
+mod units;
 mod watchdog;
 
 pub use error::Error;

@@ -16,6 +16,13 @@ pub struct Machine {
     pub architecture: String,
     /// What the processor calls itself.
     pub cpu_model: String,
+    /// What runs this machine, if it is a virtual one; null if nothing says that it is.
+    pub hypervisor: Option<String>,
+    /// Linux's policy for the processors' frequency; null where it has none, as on most virtual
+    /// machines.
+    pub governor: Option<String>,
+    /// What Linux reads the time from.
+    pub clock_source: Option<String>,
     /// Processors that are online, as Linux counts them.
     pub cores_online: usize,
     /// The processors that were used: the client's, and the partner's if there was a second.
@@ -43,6 +50,9 @@ impl Machine {
             cpu_model: field(&info, "model name")
                 .or_else(|| field(&info, "CPU part").map(|part| format!("CPU part {part}")))
                 .unwrap_or_else(|| "unknown".to_owned()),
+            hypervisor: hypervisor(&info),
+            governor: line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+            clock_source: line("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
             cores_online: line("/sys/devices/system/cpu/online")
                 .map_or(1, |list| numbers(&list).len().max(1)),
             cores_used: cores_used.to_vec(),
@@ -97,13 +107,28 @@ fn topology(cpus: &[usize], info: &str) -> Vec<String> {
                 .to_owned(),
         );
     }
-    if let Some(governor) = line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") {
-        notes.push(format!("frequency governor: {governor}"));
-    }
-    if let Some(source) = line("/sys/devices/system/clocksource/clocksource0/current_clocksource") {
-        notes.push(format!("clock source: {source}"));
-    }
     notes
+}
+
+/// What Linux and the firmware know of a hypervisor.
+fn hypervisor(info: &str) -> Option<String> {
+    let flagged =
+        field(info, "flags").is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor"));
+    let kind = line("/sys/hypervisor/type");
+    if !flagged && kind.is_none() {
+        return None;
+    }
+    let firmware: Vec<String> = ["sys_vendor", "product_name"]
+        .iter()
+        .filter_map(|name| line(format!("/sys/class/dmi/id/{name}")))
+        .filter(|text| !text.is_empty())
+        .collect();
+    Some(match (kind, firmware.is_empty()) {
+        (Some(kind), true) => kind,
+        (Some(kind), false) => format!("{kind}, {}", firmware.join(" ")),
+        (None, false) => firmware.join(" "),
+        (None, true) => "of a kind that does not tell".to_owned(),
+    })
 }
 
 fn siblings(cpu: usize) -> Vec<usize> {

@@ -47,6 +47,16 @@ impl Options {
         }
     }
 
+    /// Checks everything that can be checked without measuring.
+    ///
+    /// # Errors
+    /// An unknown name (answered with the valid ones) or a payload that cannot be measured.
+    pub fn check(&self) -> Result<(), Error> {
+        self.entries()?;
+        self.selected()?;
+        Ok(())
+    }
+
     /// The experiments to run.
     ///
     /// # Errors

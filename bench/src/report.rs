@@ -5,11 +5,12 @@
 //! there is no axis) and number of cores. Everything that a reader may want to doubt is in a point:
 //! the tail, the spread of the ratios, the distribution, and how many blocks counted.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
-use crate::Machine;
 use crate::mechanism::Wait;
-use crate::table;
+use crate::{Error, Machine, html, json, table};
 
 /// The number of this form. A reader refuses any other.
 pub const FORMAT: u32 = 2;
@@ -49,12 +50,27 @@ impl Report {
         table::report(self, color)
     }
 
-    /// The report as JSON.
+    /// The report as JSON, a line per point.
     ///
     /// # Errors
     /// None that is known; a report holds nothing that JSON cannot express.
     pub fn to_json(&self) -> Result<String, serde_json::Error> {
-        serde_json::to_string_pretty(self)
+        json::write(self)
+    }
+
+    /// The report as one page that needs nothing else: plots, tables, and how to read them.
+    #[must_use]
+    pub fn to_html(&self) -> String {
+        html::page(self)
+    }
+
+    /// Reads a report that [`to_json`](Self::to_json) wrote into a file.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is cut off, is no JSON, no report, or one of another format. Each
+    /// names the file and says what to do.
+    pub fn load(path: &Path) -> Result<Self, Error> {
+        json::load(path)
     }
 }
 
@@ -306,3 +322,6 @@ pub struct Blocks {
     /// Times that a disturbed one was measured again.
     pub repeated: u32,
 }
+
+#[cfg(test)]
+pub(crate) mod samples;

@@ -1,5 +1,9 @@
 //! What can be said on the command line.
 
+mod bench;
+
+pub use bench::{Bench, BenchAction};
+
 use crate::failure::EXIT_CODES;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
@@ -320,20 +324,6 @@ pub struct Demo {
     /// The tree to copy [default: the current directory, its ignore rules honoured]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-}
-
-/// `rendez bench`.
-#[derive(Args, Debug)]
-pub struct Bench {
-    /// Under 30 seconds
-    #[arg(long)]
-    pub quick: bool,
-    /// Only these mechanisms, separated by commas
-    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
-    pub only: Vec<String>,
-    /// Write the report to FILE as JSON, beside the table; - for standard output, instead of it
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
 }
 
 /// A path of the name space: it begins with `/`, and has no empty or `.` components any more.

@@ -22,6 +22,7 @@ use super::shared::{Reader, Shared, Writer};
 use crate::Launcher;
 use crate::Recorder;
 use crate::mechanism::{Block, Client, Mechanism, Rescue, Server, Setting, Wait, answer};
+use crate::report::Class;
 
 /// Variants of a block: with the processor's hint that it is in a spin loop, and without.
 const VARIANTS: u32 = 2;
@@ -46,6 +47,10 @@ impl Mechanism for Floor {
 
     fn waits(&self) -> Wait {
         Wait::Spin
+    }
+
+    fn class(&self) -> Class {
+        Class::Floor
     }
 
     fn runs_on(&self, cores: usize) -> bool {

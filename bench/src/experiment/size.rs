@@ -30,7 +30,7 @@ const ALL_CORES_TO: usize = 4096;
 const FLOOR_BESIDE_EACH_TO: usize = 64 << 10;
 
 /// Which ratios everybody's point has, besides the one to the floor.
-const RIVALS: [&str; 4] = ["futex", "unix-stream", "rendez-spin", "rendez-block"];
+const RIVALS: [&str; 5] = ["copy", "futex", "unix-stream", "rendez-spin", "rendez-block"];
 
 /// One place to measure at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
