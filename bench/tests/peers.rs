@@ -1,68 +1,151 @@
-//! The peers answer what they are asked, small and large, and leave nothing behind. Like
-//! `two_processes`, this test is its own partner and has a `main` of its own.
+//! The peers: each answer is right at every size, a client notices that its partner was killed, and
+//! nothing with a name is left. Like the other tests of two processes, this one is its own partner
+//! and has a `main` of its own.
 
 use std::collections::BTreeSet;
 use std::env;
 use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
+use std::thread;
+use std::time::Duration;
 
-use rendez_bench::report::{Class, Cores};
-use rendez_bench::{Options, PARTNER, mechanism};
+use rendez_bench::mechanism::{self, Block, Client, Rescue, Server, Setting};
+use rendez_bench::report::Class;
+use rendez_bench::{Launcher, Mechanism, PARTNER, Recorder, Wait, trial};
+use rustix::process::{Pid, Signal, kill_process};
 
-/// In one message of everybody's, and in more than one of some.
-const PAYLOADS: [usize; 2] = [8, 1 << 20];
+/// A word; a line and a bit; more than a page; more than any buffer; the largest.
+const SIZES: [usize; 5] = [8, 72, 8000, 1 << 20, 16 << 20];
+
+/// How long all of it may take, before it counts as stuck.
+const LONGEST: Duration = Duration::from_secs(600);
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
-    if let Some((first, rest)) = args.split_first()
-        && first == PARTNER
-    {
-        return match rendez_bench::partner(rest) {
+    match args.split_first() {
+        Some((first, rest)) if first == PARTNER => match rendez_bench::partner(rest) {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,
-        };
+        },
+        // A test runner may ask for the list of tests, or for one of them by name.
+        _ if args.iter().any(|arg| arg == "--list") => {
+            println!("peers: test");
+            ExitCode::SUCCESS
+        }
+        _ => {
+            thread::spawn(|| {
+                thread::sleep(LONGEST);
+                eprintln!("peers: still at it, given up");
+                process::abort();
+            });
+            let before = named();
+            every_size_is_carried();
+            a_client_notices_that_its_partner_was_killed();
+            let left: Vec<_> = named().difference(&before).cloned().collect();
+            assert!(left.is_empty(), "left behind: {left:?}");
+            println!("peers: 3 passed");
+            ExitCode::SUCCESS
+        }
     }
-    // A test runner may ask for the list of tests, or for one of them by name.
-    if args.iter().any(|arg| arg == "--list") {
-        println!("peers: test");
-        return ExitCode::SUCCESS;
-    }
-    let before = named();
-    every_peer_passes_messages();
-    let after = named();
-    let left: Vec<_> = after.difference(&before).collect();
-    assert!(left.is_empty(), "left behind: {left:?}");
-    println!("peers: 2 passed");
-    ExitCode::SUCCESS
 }
 
-fn every_peer_passes_messages() {
-    let peers: Vec<_> =
-        mechanism::all().iter().copied().filter(|one| one.class() == Class::Peer).collect();
-    assert_eq!(peers.len(), 7);
-    let mut options = Options::new(env::current_exe().expect("this test"));
-    options.quick = true;
-    options.experiments = vec!["size".into()];
-    options.only = peers.iter().map(|one| mechanism::label(*one)).collect();
-    options.payloads = PAYLOADS.into();
-    options.cores = vec![Cores::Two, Cores::One];
-    let report = rendez_bench::run(&options, &mut |_| {}).expect("every peer works here");
-    let [experiment] = report.experiments.as_slice() else { panic!("{:?}", report.notes) };
-    let available = report.machine.cores_used.len();
-    for cores in [Cores::Two, Cores::One].into_iter().filter(|one| one.processors() <= available) {
-        for peer in peers.iter().filter(|peer| peer.runs_on(cores.processors())) {
-            let label = mechanism::label(*peer);
-            for payload in PAYLOADS {
-                let found = experiment
-                    .series
-                    .iter()
-                    .filter(|series| series.label == label)
-                    .flat_map(|series| &series.points)
-                    .any(|point| point.cores == cores && point.x == Some(payload as f64));
-                assert!(found, "{label}, {payload} bytes, {cores:?}: {:?}", experiment.notes);
-            }
+fn exe() -> PathBuf {
+    env::current_exe().expect("this test")
+}
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, |count| count.get().min(2))
+}
+
+fn peers() -> impl Iterator<Item = &'static dyn Mechanism> {
+    mechanism::all()
+        .iter()
+        .copied()
+        .filter(|one| one.class() == Class::Peer && one.runs_on(cores()))
+}
+
+fn every_size_is_carried() {
+    let names: BTreeSet<_> = peers().map(Mechanism::name).collect();
+    let wanted = ["capnp-rpc", "iceoryx2", "ipc-channel", "tarpc", "tonic", "zbus"];
+    assert_eq!(names, wanted.into());
+    for peer in peers() {
+        for payload_bytes in SIZES {
+            let made = trial(&exe(), peer, Setting { payload_bytes, cores: cores() });
+            let label = mechanism::label(peer);
+            assert!(made.is_ok_and(|made| made > 0), "{label} with {payload_bytes} bytes");
         }
+    }
+}
+
+/// A peer whose partner is killed before the second block.
+#[derive(Debug)]
+struct Killed(&'static dyn Mechanism);
+
+impl Mechanism for Killed {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn wait(&self) -> Option<Wait> {
+        self.0.wait()
+    }
+
+    fn connect(&self, setting: Setting, launcher: &mut Launcher) -> io::Result<Box<dyn Client>> {
+        Ok(Box::new(KilledClient { client: self.0.connect(setting, launcher)?, blocks: 0 }))
+    }
+
+    fn serve(&self, _: Setting, _: Vec<OwnedFd>) -> io::Result<Box<dyn Server>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+struct KilledClient {
+    client: Box<dyn Client>,
+    blocks: u32,
+}
+
+impl Client for KilledClient {
+    fn prepare(&mut self, block: Block) -> io::Result<()> {
+        self.client.prepare(block)
+    }
+
+    fn block(&mut self, recorder: &mut Recorder) -> io::Result<()> {
+        self.blocks += 1;
+        if self.blocks == 2 {
+            let children: Vec<Pid> = children().collect();
+            let [partner] = children.as_slice() else { panic!("one partner, not {children:?}") };
+            kill_process(*partner, Signal::KILL)?;
+        }
+        self.client.block(recorder)
+    }
+
+    fn rescue(&self) -> Option<Rescue> {
+        self.client.rescue()
+    }
+}
+
+/// The processes that this one has started and that have not ended.
+fn children() -> impl Iterator<Item = Pid> {
+    let own = process::id().to_string();
+    fs::read_dir("/proc").expect("proc is mounted").filter_map(move |entry| {
+        let entry = entry.ok()?;
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        let (_, rest) = stat.rsplit_once(')')?;
+        let mut words = rest.split_whitespace();
+        let (state, parent) = (words.next()?, words.next()?);
+        let process = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
+        (parent == own && !matches!(state, "Z" | "X")).then_some(process)
+    })
+}
+
+fn a_client_notices_that_its_partner_was_killed() {
+    for peer in peers() {
+        let setting = Setting { payload_bytes: 8, cores: cores() };
+        let error = trial(&exe(), &Killed(peer), setting).expect_err("its partner was killed");
+        assert!(error.to_string().contains(peer.name()), "{error}");
     }
 }
 
