@@ -9,11 +9,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rendez::service::{Context, Message, Reply, Service};
+use rendez::service::{Context, Message, Refusal, Reply, Service};
 use rendez::{Connection, Options, Rights, Server, Slot, Status, Task};
 use rendez_kernel::quota::Quotas;
 use rendez_kernel::shell;
-use rendez_protocol::kernel::Give;
+use rendez_protocol::Ticket;
+use rendez_protocol::kernel::{Give, KernelError};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
 };
@@ -29,6 +30,9 @@ pub(crate) const ANSWER: u16 = 1;
 pub(crate) const STOP: u16 = 2;
 /// The operation whose reply is empty.
 pub(crate) const EMPTY: u16 = 3;
+
+/// The operation whose request is a ticket: the server accepts it and lets go of what it stands for.
+pub(crate) const ACCEPT: u16 = 4;
 
 /// Order: take connections until there are that many.
 const ADMIT: u64 = 1;
@@ -280,6 +284,17 @@ impl Actor for ServingActor {
     }
 }
 
+/// Takes what a ticket stands for, and lets go of it.
+fn accept(context: &mut dyn Context, message: &Message<'_>) -> Result<Vec<u8>, Refusal> {
+    let refused = |error: KernelError| Refusal::new(Status::DENIED, error.to_string());
+    let ticket = message.payload.first_chunk().copied().map_or(0, u64::from_le_bytes);
+    let received = context.accept(message.caller.connection, Ticket(ticket)).map_err(refused)?;
+    for capability in received {
+        context.delete(capability.slot).map_err(refused)?;
+    }
+    Ok(Vec::new())
+}
+
 /// What the servers of the experiments offer.
 #[derive(Debug, Default)]
 struct Answers {
@@ -289,7 +304,7 @@ struct Answers {
 
 impl Service for Answers {
     #[inline]
-    fn receive(&mut self, _: &mut dyn Context, message: Message<'_>, reply: Reply<'_>) {
+    fn receive(&mut self, context: &mut dyn Context, message: Message<'_>, reply: Reply<'_>) {
         match message.operation {
             ANSWER => {
                 self.payload.clear();
@@ -302,6 +317,7 @@ impl Service for Answers {
                 self.stopped = true;
                 reply.ok(&[]);
             }
+            ACCEPT => reply.result(accept(context, &message)),
             _ => reply.send(Status::MALFORMED, &[]),
         }
     }

@@ -5,6 +5,7 @@
 //! [`interleave`](crate::interleave::interleave), and gives the part of the report that answers its
 //! question.
 
+mod capabilities;
 mod clients;
 mod crowd;
 mod floor_rate;
@@ -12,6 +13,7 @@ mod load;
 mod oneway;
 mod pipeline;
 mod pipelined;
+mod setup;
 mod size;
 
 use std::cell::{OnceCell, RefCell};
@@ -26,6 +28,7 @@ use crate::report::{Cores, Experiment};
 use crate::role::{Role, process_cpu_ns};
 use crate::system::{Kernel, Serving};
 use crate::watchdog::Watchdog;
+use capabilities::Echo;
 
 /// How an experiment is run. It tells `progress` what it measures next, and which part of itself is
 /// done, from 0 to 1.
@@ -50,12 +53,20 @@ pub struct Entry {
 /// All experiments, in the order of the report.
 #[must_use]
 pub fn all() -> &'static [Entry] {
-    &[size::ENTRY, pipelined::ENTRY, oneway::ENTRY, clients::ENTRY, load::ENTRY]
+    &[
+        size::ENTRY,
+        pipelined::ENTRY,
+        oneway::ENTRY,
+        clients::ENTRY,
+        load::ENTRY,
+        setup::ENTRY,
+        capabilities::ENTRY,
+    ]
 }
 
 /// What partner processes can be started as for the sake of an experiment.
 pub(crate) fn roles() -> &'static [&'static dyn Role] {
-    &[&Kernel, &Serving, &UnixEpoll, &BareRing]
+    &[&Kernel, &Serving, &UnixEpoll, &BareRing, &Echo]
 }
 
 /// The experiment of that name.
