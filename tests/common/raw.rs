@@ -215,6 +215,15 @@ pub(crate) fn next(socket: &OwnedFd) -> Option<Frame> {
 impl RawTask {
     /// Greets over a socket.
     pub(crate) fn greet(socket: OwnedFd, hello: Hello) -> Result<Self, KernelError> {
+        Self::greet_with(socket, hello, |_| ())
+    }
+
+    /// As [`RawTask::greet`], after `write` has written into the task page.
+    pub(crate) fn greet_with(
+        socket: OwnedFd,
+        hello: Hello,
+        write: impl FnOnce(&OwnedFd),
+    ) -> Result<Self, KernelError> {
         send_frame(&socket, 1, frame::HELLO, &hello.to_bytes(), &[], Mode::Wait).unwrap();
         let frame = next(&socket).expect("an answer to the greeting");
         let (id, given) = match decode(&frame.payload).unwrap() {
@@ -223,6 +232,7 @@ impl RawTask {
             other => panic!("{other:?}"),
         };
         let [status, page] = <[OwnedFd; 2]>::try_from(frame.descriptors).unwrap();
+        write(&page);
         let mut task = Self {
             socket,
             id,
