@@ -49,6 +49,7 @@ mod interleave;
 mod json;
 mod laboratory;
 mod launch;
+mod limits;
 mod machine;
 pub mod mechanism;
 mod options;

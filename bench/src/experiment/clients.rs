@@ -13,6 +13,7 @@ use crate::baseline::UnixEpoll;
 use crate::baseline::unix_epoll;
 use crate::interleave::{Plan, Sample, Subject, interleave};
 use crate::launch::{self, Partner};
+use crate::limits;
 use crate::mechanism::Wait;
 use crate::report::{self, Axis, Class, Cores, Experiment, Plot};
 use crate::role::process_cpu_ns;
@@ -37,14 +38,14 @@ const PAYLOAD: usize = unix_epoll::MESSAGE;
 /// The rival's name.
 const RIVAL: &str = "unix-epoll";
 
+/// What everybody is compared with, if it is there.
+const RIVALS: [&str; 2] = [RIVAL, "iceoryx2-yield"];
+
 /// A block must be long against a lap of all clients.
 const SHORTEST: Duration = Duration::from_millis(60);
 
 /// For each client, a block is at least this long.
 const FOR_EACH: Duration = Duration::from_micros(200);
-
-/// Descriptors that are not the clients' connections.
-const OTHER_DESCRIPTORS: u64 = 64;
 
 fn run(context: &Context<'_>, progress: &mut dyn FnMut(&str, f64)) -> Result<Experiment, Error> {
     let mut experiment = Experiment::new(
@@ -61,7 +62,7 @@ fn run(context: &Context<'_>, progress: &mut dyn FnMut(&str, f64)) -> Result<Exp
          processor, the server is one thread of another process, on the other processor",
     );
     let counts: &[usize] = if context.quick() { &QUICK_CLIENTS } else { &CLIENTS };
-    let most = descriptors() as usize;
+    let most = limits::descriptors();
     for (index, &clients) in counts.iter().enumerate() {
         if clients > most {
             context.note(format!(
@@ -77,13 +78,15 @@ fn run(context: &Context<'_>, progress: &mut dyn FnMut(&str, f64)) -> Result<Exp
         step("setting up", 0.0);
         let mut subjects: Vec<Box<dyn Subject + '_>> = Vec::new();
         if context.wants(RIVAL) {
-            subjects.push(Box::new(Unix::set_up(context, cores, clients)?));
+            subjects.push(Box::new(Rival::unix(context, cores, clients)?));
         }
         for (label, wait) in [("rendez-adaptive", Wait::Adaptive), ("rendez-block", Wait::Block)] {
             if context.wants(label) {
                 subjects.push(Box::new(Rendez::set_up(context, cores, label, wait, clients)?));
             }
         }
+        #[cfg(feature = "peers")]
+        subjects.extend(super::rivals::set_up(context, other(context, cores), clients)?);
         let time = context.budget / counts.len() as u32;
         let mut plan = Plan::within(time, subjects.len(), context.quick());
         let block = SHORTEST.max(FOR_EACH * clients as u32);
@@ -91,23 +94,13 @@ fn run(context: &Context<'_>, progress: &mut dyn FnMut(&str, f64)) -> Result<Exp
         (plan.block, plan.rounds) = (block, (rounds as u32).clamp(5, 60));
         let all = interleave(context, plan, &place, subjects, &mut step)?;
         for found in &all {
-            if let Some(mut point) = found.point(cores, report::PER_SECOND, &all, &[RIVAL]) {
+            if let Some(mut point) = found.point(cores, report::PER_SECOND, &all, &RIVALS) {
                 point.x = Some(clients as f64);
                 experiment.add(&found.label, found.wait, found.class, point);
             }
         }
     }
     Ok(experiment)
-}
-
-/// How many connections this process can have: the soft limit is raised to the hard one.
-fn descriptors() -> u64 {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    // If Linux refuses, the soft limit stays.
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-    let limit = if raised.is_ok() { maximum } else { current };
-    limit.unwrap_or(u64::MAX).saturating_sub(OTHER_DESCRIPTORS)
 }
 
 /// The server's processor. The clients run where this thread does, on the first.
@@ -181,15 +174,19 @@ impl Subject for Rendez<'_> {
     }
 }
 
-/// Unix stream sockets, with a server over epoll.
-struct Unix<'c> {
-    context: &'c Context<'c>,
-    crowd: Crowd<OwnedFd>,
-    server: Partner,
+/// Somebody else's server, which takes the orders that a server over epoll takes.
+pub(super) struct Rival<'c, C> {
+    pub(super) context: &'c Context<'c>,
+    pub(super) label: &'static str,
+    pub(super) wait: Wait,
+    pub(super) class: Class,
+    pub(super) crowd: Crowd<C>,
+    pub(super) server: Partner,
 }
 
-impl<'c> Unix<'c> {
-    fn set_up(context: &'c Context<'c>, cores: Cores, clients: usize) -> Result<Self, Error> {
+impl<'c> Rival<'c, OwnedFd> {
+    /// Unix stream sockets, with a server over epoll.
+    fn unix(context: &'c Context<'c>, cores: Cores, clients: usize) -> Result<Self, Error> {
         let failed = |error| Error::io("setting a Unix socket server up", error);
         let (listener, address) = unix_epoll::listener().map_err(failed)?;
         let exe = &context.options.exe;
@@ -201,7 +198,8 @@ impl<'c> Unix<'c> {
         let connections: io::Result<Vec<OwnedFd>> = (0..clients).map(connect).collect();
         let connections = connections.map_err(failed)?;
         server.report()?;
-        Ok(Self { context, crowd: Crowd::new(connections)?, server })
+        let crowd = Crowd::new(connections)?;
+        Ok(Self { context, label: RIVAL, wait: Wait::Block, class: Class::Baseline, crowd, server })
     }
 }
 
@@ -219,17 +217,17 @@ impl Caller for OwnedFd {
     }
 }
 
-impl Subject for Unix<'_> {
+impl<C: Caller> Subject for Rival<'_, C> {
     fn label(&self) -> &str {
-        RIVAL
+        self.label
     }
 
     fn wait(&self) -> Option<Wait> {
-        Some(Wait::Block)
+        Some(self.wait)
     }
 
     fn class(&self) -> Class {
-        Class::Baseline
+        self.class
     }
 
     fn block(&mut self, length: Duration) -> Result<Sample, Error> {
@@ -238,7 +236,7 @@ impl Subject for Unix<'_> {
         let counted = self.crowd.block(length);
         let own = process_cpu_ns() - before;
         let served = self.server.report()?.first().copied().unwrap_or_default();
-        sample(self.context, RIVAL, counted, own + served)
+        sample(self.context, self.label, counted, own + served)
     }
 }
 

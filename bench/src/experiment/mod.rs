@@ -9,10 +9,13 @@ mod capabilities;
 mod clients;
 mod crowd;
 mod floor_rate;
+mod idle;
 mod load;
 mod oneway;
 mod pipeline;
 mod pipelined;
+#[cfg(feature = "peers")]
+mod rivals;
 mod setup;
 mod size;
 
@@ -61,12 +64,23 @@ pub fn all() -> &'static [Entry] {
         load::ENTRY,
         setup::ENTRY,
         capabilities::ENTRY,
+        idle::ENTRY,
     ]
 }
 
 /// What partner processes can be started as for the sake of an experiment.
 pub(crate) fn roles() -> &'static [&'static dyn Role] {
-    &[&Kernel, &Serving, &UnixEpoll, &BareRing, &Echo]
+    &[
+        &Kernel,
+        &Serving,
+        &UnixEpoll,
+        &BareRing,
+        &Echo,
+        #[cfg(feature = "peers")]
+        &crate::peers::Yielding,
+        #[cfg(feature = "peers")]
+        &crate::peers::ManyTarpc,
+    ]
 }
 
 /// The experiment of that name.
