@@ -59,6 +59,9 @@ pub const SAMPLE_MEAN: u32 = 64;
 /// Transactions that are at least this far apart, in ns, are all timed.
 pub const SLOW_NS: u64 = 5_000;
 
+/// After a sleep, one of so many transactions is timed at the latest.
+const AFTER_SLEEP: u32 = 8;
+
 /// The task's own words, at the start of its page.
 #[derive(Debug)]
 #[repr(C, align(64))]
@@ -252,10 +255,13 @@ impl Sampler {
         self.until = self.distance;
     }
 
-    /// The next one is timed: there was a pause.
+    /// There was a sleep: one of the next few is timed, not of the next many. Not the very next: where
+    /// each transaction sleeps and they follow each other closely, that would be each of them.
     fn soon(&mut self) {
-        self.until = 1;
-        self.distance = 1;
+        if self.until > AFTER_SLEEP {
+            self.distance = self.distance - self.until + AFTER_SLEEP;
+            self.until = AFTER_SLEEP;
+        }
     }
 }
 

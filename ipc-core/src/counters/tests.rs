@@ -1,7 +1,7 @@
 use super::{
-    BUCKETS, CONNECTIONS_OFFSET, ClientCounters, HEAD_BYTES, Histogram, Identity, PageFile,
-    RECORD_BYTES, RECORDS_MAX, SAMPLE_MEAN, SLOW_NS, Sampler, Side, THREADS_MAX, ThreadCounters,
-    bucket, bucket_start, quantile, server_counters, total,
+    AFTER_SLEEP, BUCKETS, CONNECTIONS_OFFSET, ClientCounters, HEAD_BYTES, Histogram, Identity,
+    PageFile, RECORD_BYTES, RECORDS_MAX, SAMPLE_MEAN, SLOW_NS, Sampler, Side, THREADS_MAX,
+    ThreadCounters, bucket, bucket_start, quantile, server_counters, total,
 };
 use crate::platform::Host;
 use crate::status::{PAGE_BYTES, PageWriter, memory_file};
@@ -92,10 +92,13 @@ fn fast_transactions_are_sampled_and_slow_ones_are_all_timed() {
         if sampler.is_due() { sampler.drawn(now) } else { missed += 1 }
     }
     assert!(missed < 2 * SAMPLE_MEAN, "{missed}");
-    // After a sleep the next one is timed in any case.
+    // After a sleep one of the next few is timed, however often it sleeps.
     sampler.drawn(now + 1);
-    sampler.soon();
-    assert!(sampler.is_due());
+    let due = (1..).find(|_| {
+        sampler.soon();
+        sampler.is_due()
+    });
+    assert_eq!(due, Some(AFTER_SLEEP));
 }
 
 #[test]
