@@ -20,7 +20,7 @@ use crate::launch::Launcher;
 #[cfg(feature = "peers")]
 use crate::peers;
 use crate::recorder::Recorder;
-use crate::rendez::Rendez;
+use crate::rendez::{Rendez, Uncounted};
 use crate::report::Class;
 
 /// All mechanisms, in the order of the report. **This is where a new one is added.**
@@ -69,6 +69,9 @@ pub fn all() -> &'static [&'static dyn Mechanism] {
     ];
     ALL
 }
+
+/// Mechanisms that only an experiment of their own measures.
+static APART: &[&dyn Mechanism] = &[&Uncounted(Wait::Spin), &Uncounted(Wait::Block)];
 
 /// How a mechanism with a choice waits for its peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -224,7 +227,7 @@ pub fn label(mechanism: &dyn Mechanism) -> String {
 /// The mechanism with that label.
 #[must_use]
 pub fn find(wanted: &str) -> Option<&'static dyn Mechanism> {
-    all().iter().copied().find(|one| label(*one) == wanted)
+    all().iter().chain(APART).copied().find(|one| label(*one) == wanted)
 }
 
 #[cfg(test)]

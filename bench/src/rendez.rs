@@ -29,6 +29,10 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Rendez(pub(crate) mechanism::Wait);
 
+/// The same without counting anything in the task pages.
+#[derive(Debug)]
+pub(crate) struct Uncounted(pub(crate) mechanism::Wait);
+
 const fn wait(wait: mechanism::Wait) -> rendez::Wait {
     match wait {
         mechanism::Wait::Spin => rendez::Wait::Spin,
@@ -63,19 +67,7 @@ impl Mechanism for Rendez {
     }
 
     fn connect(&self, _: Setting, launcher: &mut Launcher) -> io::Result<Box<dyn Client>> {
-        let (lifeline, task) = start_kernel()?;
-        let endpoint = task.create_endpoint().map_err(other)?;
-        let serve = Give {
-            name: "serve".into(),
-            slot: endpoint.slot,
-            rights: Rights::RECEIVE,
-            badge: None,
-        };
-        let (_, _, socket) = task.create_task("partner", vec![serve]).map_err(other)?;
-        launcher.start(&[socket])?;
-        let options = Options { wait: wait(self.0), timeout: TIMEOUT, ..Options::default() };
-        let connection = Connection::open(&task, endpoint.slot, &options).map_err(other)?;
-        Ok(Box::new(RendezClient { connection, _lifeline: lifeline }))
+        connect(self.0, true, launcher)
     }
 
     fn serve(
@@ -83,19 +75,76 @@ impl Mechanism for Rendez {
         setting: Setting,
         descriptors: Vec<OwnedFd>,
     ) -> io::Result<Box<dyn mechanism::Server>> {
-        let [socket] = <[OwnedFd; 1]>::try_from(descriptors)
-            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        let task = Task::over(socket).map_err(other)?;
-        let mut server = Server::new(&task).map_err(other)?;
-        server.set_wait(wait(self.0));
-        server.serve(task.given_as("serve").map_err(other)?.slot, None).map_err(other)?;
-        let mut service = Answer { served: 0, payload: vec![0; setting.payload_bytes] };
-        // Spinning for a client that has not connected would keep the kernel's processor busy.
-        while server.connections() == 0 {
-            server.step(&mut service).map_err(other)?;
-        }
-        Ok(Box::new(RendezServer { server, service }))
+        serve(self.0, true, setting, descriptors)
     }
+}
+
+impl Mechanism for Uncounted {
+    fn name(&self) -> &'static str {
+        "uncounted"
+    }
+
+    fn wait(&self) -> Option<mechanism::Wait> {
+        Some(self.0)
+    }
+
+    fn class(&self) -> Class {
+        Class::Rendez
+    }
+
+    fn carries(&self, payload_bytes: usize) -> Result<(), String> {
+        Rendez(self.0).carries(payload_bytes)
+    }
+
+    fn connect(&self, _: Setting, launcher: &mut Launcher) -> io::Result<Box<dyn Client>> {
+        connect(self.0, false, launcher)
+    }
+
+    fn serve(
+        &self,
+        setting: Setting,
+        descriptors: Vec<OwnedFd>,
+    ) -> io::Result<Box<dyn mechanism::Server>> {
+        serve(self.0, false, setting, descriptors)
+    }
+}
+
+fn connect(
+    how: mechanism::Wait,
+    counted: bool,
+    launcher: &mut Launcher,
+) -> io::Result<Box<dyn Client>> {
+    let (lifeline, task) = start_kernel()?;
+    task.set_counting(counted);
+    let endpoint = task.create_endpoint().map_err(other)?;
+    let serve =
+        Give { name: "serve".into(), slot: endpoint.slot, rights: Rights::RECEIVE, badge: None };
+    let (_, _, socket) = task.create_task("partner", vec![serve]).map_err(other)?;
+    launcher.start(&[socket])?;
+    let options = Options { wait: wait(how), timeout: TIMEOUT, ..Options::default() };
+    let connection = Connection::open(&task, endpoint.slot, &options).map_err(other)?;
+    Ok(Box::new(RendezClient { connection, _lifeline: lifeline }))
+}
+
+fn serve(
+    how: mechanism::Wait,
+    counted: bool,
+    setting: Setting,
+    descriptors: Vec<OwnedFd>,
+) -> io::Result<Box<dyn mechanism::Server>> {
+    let [socket] = <[OwnedFd; 1]>::try_from(descriptors)
+        .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let task = Task::over(socket).map_err(other)?;
+    task.set_counting(counted);
+    let mut server = Server::new(&task).map_err(other)?;
+    server.set_wait(wait(how));
+    server.serve(task.given_as("serve").map_err(other)?.slot, None).map_err(other)?;
+    let mut service = Answer { served: 0, payload: vec![0; setting.payload_bytes] };
+    // Spinning for a client that has not connected would keep the kernel's processor busy.
+    while server.connections() == 0 {
+        server.step(&mut service).map_err(other)?;
+    }
+    Ok(Box::new(RendezServer { server, service }))
 }
 
 /// A kernel in a thread of this process, and this process as its first task. The kernel ends when

@@ -7,6 +7,7 @@
 
 mod capabilities;
 mod clients;
+mod counters;
 mod crowd;
 mod floor_rate;
 mod idle;
@@ -63,6 +64,7 @@ pub fn all() -> &'static [Entry] {
         clients::ENTRY,
         load::ENTRY,
         setup::ENTRY,
+        counters::ENTRY,
         capabilities::ENTRY,
         idle::ENTRY,
     ]
