@@ -257,6 +257,12 @@ impl Bulk {
         }
     }
 
+    /// Room for `bytes` in the newest arena that has it.
+    #[inline]
+    fn take(&self, bytes: usize) -> Option<Span> {
+        self.pairs.iter().rev().find_map(|pair| pair.own().take(bytes).ok())
+    }
+
     fn pair_of(&self, arena: &Arc<OwnArena>) -> Option<u32> {
         self.pairs.iter().find(|pair| Arc::ptr_eq(pair.own(), arena)).map(ClientPair::id)
     }
@@ -346,7 +352,10 @@ impl Connection {
     /// [`Error::Lease`]: too big, or full with nothing in flight that would end; `NotDelivered` for
     /// `Deadline`, or because the connection has ended; what the kernel says to attaching.
     pub fn lease(&mut self, bytes: usize) -> Result<LeaseMut, Error> {
-        self.lease_until(bytes, coarse_deadline(self.timeout))
+        match self.bulk.take(bytes) {
+            Some(span) if bytes > 0 => Ok(LeaseMut::own(span)),
+            _ => self.lease_until(bytes, coarse_deadline(self.timeout)),
+        }
     }
 
     /// As [`Connection::lease`], with a deadline in ns of `CLOCK_MONOTONIC`.
@@ -357,10 +366,7 @@ impl Connection {
         if bytes == 0 {
             return Err(LeaseError::Empty.into());
         }
-        self.find(Owner::Client, bytes, deadline, |bulk| {
-            bulk.pairs.iter().rev().find_map(|pair| pair.own().take(bytes).ok())
-        })
-        .map(LeaseMut::own)
+        self.find(Owner::Client, bytes, deadline, |bulk| bulk.take(bytes)).map(LeaseMut::own)
     }
 
     /// Finds room: what is there, else in a larger arena, else where transactions end.
@@ -372,6 +378,11 @@ impl Connection {
         mut take: impl FnMut(&Bulk) -> Option<R>,
     ) -> Result<R, Error> {
         loop {
+            if let Some(found) = take(&self.bulk) {
+                return Ok(found);
+            }
+            // Replies may have come that nobody has asked for yet.
+            self.end.take_in().map_err(|error| self.report(error))?;
             self.sweep()?;
             if let Some(found) = take(&self.bulk) {
                 return Ok(found);
@@ -614,9 +625,8 @@ impl Connection {
         let count = descriptors.len() + usize::from(named > 0);
         let long = payload.len() + count * DESCRIPTOR_BYTES > self.end.request_bytes_max();
         if long {
-            let mut span = self.find(Owner::Client, payload.len(), deadline, |bulk| {
-                bulk.pairs.iter().rev().find_map(|pair| pair.own().take(payload.len()).ok())
-            })?;
+            let bytes = payload.len();
+            let mut span = self.find(Owner::Client, bytes, deadline, |bulk| bulk.take(bytes))?;
             span.copy_from_slice(payload);
             let arena = self.bulk.pair_of(span.arena()).ok_or(LeaseError::Foreign)?;
             descriptors.push(describe(arena, Kind::Payload, &span));

@@ -10,6 +10,8 @@
 //! - [`ConnectionSet`]: thousands of connections that one thread drives.
 //! - [`Server`] runs a [`Service`]: a server's logic, which names no process.
 //! - [`Registration`] and [`Task::look_up`]: the name space.
+//! - [`lease`]: memory lent for a transaction; [`region`]: memory as a capability; [`mod@file`]:
+//!   a file as one.
 //! - [`runtime`]: where a system's front door is.
 //!
 //! A client in ten lines:
@@ -52,9 +54,11 @@ mod arenas;
 mod client;
 mod connection;
 mod error;
+pub mod file;
 pub mod lease;
 mod link;
 mod names;
+pub mod region;
 pub mod runtime;
 mod server;
 pub mod service;

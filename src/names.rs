@@ -93,7 +93,7 @@ impl Task {
         Ok(Registration { _connection: connection, path: path.into() })
     }
 
-    /// Looks `path` up: the capability of the longest registered prefix, its name, and the rest of
+    /// Looks `path` up, an endpoint or a region: the capability of the longest registered prefix, its name, and the rest of
     /// the path below it. `rights`: what is wanted, `None` for all that can be had. `wait`: how long
     /// to wait for it to be registered.
     ///

@@ -2,6 +2,7 @@
 
 use crate::arenas::{Arenas, Attach};
 use crate::error::Error;
+use crate::region::EmptyRegion;
 use crate::service::{Caller, Context, Message, Reply, Service};
 use crate::task::{Task, out_of_turn};
 use rendez_ipc_core::counters::{Identity, Side, ThreadCounters, server_counters};
@@ -366,6 +367,14 @@ impl Context for World {
 
     fn delete(&mut self, slot: Slot) -> Result<(), KernelError> {
         self.task.delete(slot).map_err(kernel_error)
+    }
+
+    fn revoke(&mut self, slot: Slot) -> Result<(), KernelError> {
+        self.task.revoke(slot).map(drop).map_err(kernel_error)
+    }
+
+    fn create_region(&mut self, bytes: u64) -> Result<EmptyRegion, KernelError> {
+        self.task.create_empty_region(bytes).map_err(kernel_error)
     }
 
     fn watch(&mut self, slot: Slot) -> Result<(), KernelError> {

@@ -2,6 +2,7 @@
 //! [`Service`] runs over rings between processes and by direct call in a unit test.
 
 use crate::lease::{Lease, LeaseError, LeaseMut, ReplySpan};
+use crate::region::EmptyRegion;
 use parking_lot::{Condvar, Mutex};
 use rendez_ipc_core::lease_server::{ReplyRoom, ReplyRoomError};
 use rendez_ipc_core::platform::{Host, Platform};
@@ -191,6 +192,22 @@ pub trait Context {
     /// What the kernel says.
     fn delete(&mut self, slot: Slot) -> Result<(), KernelError>;
 
+    /// Delete everything derived from a capability.
+    ///
+    /// # Errors
+    /// What the kernel says; that there is no kernel, where the logic is called directly.
+    fn revoke(&mut self, _slot: Slot) -> Result<(), KernelError> {
+        Err(no_kernel())
+    }
+
+    /// Make a region of at least `bytes`, to be filled and sealed.
+    ///
+    /// # Errors
+    /// What the kernel says; that there is no kernel, where the logic is called directly.
+    fn create_region(&mut self, _bytes: u64) -> Result<EmptyRegion, KernelError> {
+        Err(no_kernel())
+    }
+
     /// Ask for [`Service::watched`] about an object.
     ///
     /// # Errors
@@ -205,6 +222,10 @@ pub trait Context {
 
     /// Post notification bits to the client of `connection`. Nothing happens if it is gone.
     fn post(&mut self, connection: ConnectionId, bits: u64);
+}
+
+fn no_kernel() -> KernelError {
+    KernelError::Denied("there is no kernel behind this context".into())
 }
 
 /// Where replies by direct call end up.

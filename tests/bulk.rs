@@ -4,12 +4,16 @@ mod common;
 
 use common::raw::{RawConnection, RawTask, at, knock, request};
 use common::{Assistant, Role, System, eventually, for_ever, refusal};
-use rendez::protocol::Rights;
+use rendez::file;
+use rendez::protocol::file as files;
 use rendez::protocol::kernel::{Answer, Hello, Received, Request};
+use rendez::protocol::kernel::{KernelError, Offer, Travel};
 use rendez::protocol::lease::{Descriptor, Kind, write};
 use rendez::protocol::limit::{ARENA_HEAD_BYTES, LEASES_MAX};
 use rendez::protocol::message::{Header, room_for};
 use rendez::protocol::status::ConnectionState;
+use rendez::protocol::{Rights, decode, encode};
+use rendez::region::Mapped;
 use rendez::service::{Context, Message, Refusal, Reply, ReplyRight, Service};
 use rendez::{
     Connection, Error, Lease, LeaseError, NEVER, Options, Room, SendError, Server, Status, Task,
@@ -29,6 +33,11 @@ const KEEP: u16 = 4;
 /// Nothing → the sum of what was kept; then what was kept is answered.
 const SUM_KEPT: u16 = 5;
 
+/// A ticket → the length and the sum of the sealed region that it stands for.
+const SUM_REGION: u16 = 6;
+/// A ticket → nothing: adds one to each byte of the shared region, the first 100 of them.
+const ADD_SHARED: u16 = 7;
+
 /// Not a test: what a task plays that a test has started.
 #[test]
 fn assistant() {
@@ -36,14 +45,14 @@ fn assistant() {
     let task = role.task();
     let mut server = Server::new(&task).unwrap();
     server.serve(task.given_as("serve").unwrap().slot, None).unwrap();
-    match server.run(&mut Bulk::default()) {
+    match server.run(&mut Bulk { task, kept: Vec::new() }) {
         Ok(()) | Err(Error::KernelGone) => {}
         Err(error) => panic!("{error}"),
     }
 }
 
-#[derive(Default)]
 struct Bulk {
+    task: Task,
     kept: Vec<(ReplyRight, Vec<Lease>)>,
 }
 
@@ -60,7 +69,7 @@ fn bytes_of(numbers: &[u64]) -> Vec<u8> {
 }
 
 impl Service for Bulk {
-    fn receive(&mut self, _: &mut dyn Context, message: Message<'_>, mut reply: Reply<'_>) {
+    fn receive(&mut self, context: &mut dyn Context, message: Message<'_>, mut reply: Reply<'_>) {
         match message.operation {
             ECHO => reply.ok(message.payload),
             SUM => {
@@ -88,6 +97,32 @@ impl Service for Bulk {
                 let sums: Vec<u64> = leases.map(|lease| sum(&lease.to_vec())).collect();
                 reply.ok(&bytes_of(&sums));
                 self.kept.drain(..).for_each(|(right, _)| right.ok(&[]));
+            }
+            SUM_REGION | ADD_SHARED => {
+                let ticket = decode(message.payload).unwrap();
+                let received = context.accept(message.caller.connection, ticket).unwrap();
+                let mapped = self.task.map_region(received[0].slot);
+                context.delete(received[0].slot).unwrap();
+                match mapped {
+                    Ok(Mapped::Sealed(region)) => {
+                        reply.ok(&bytes_of(&[region.len() as u64, sum(&region)]));
+                    }
+                    Ok(Mapped::Shared(region)) => {
+                        let mut bytes = [0; 100];
+                        assert_eq!(region.copy_to(0, &mut bytes), 100);
+                        bytes.iter_mut().for_each(|byte| *byte += 1);
+                        assert_eq!(region.copy_from(0, &bytes), 100);
+                        reply.ok(&[]);
+                    }
+                    Ok(Mapped::Published(region)) => {
+                        let mut bytes = vec![0; region.len()];
+                        region.copy_to(0, &mut bytes);
+                        reply.ok(&bytes_of(&[region.len() as u64, sum(&bytes)]));
+                    }
+                    Err(error) => {
+                        reply.refuse(&Refusal::new(Status::DENIED, error.to_string()));
+                    }
+                }
             }
             other => reply.refuse(&Refusal::new(Status::UNIMPLEMENTED, format!("{other}"))),
         }
@@ -517,4 +552,131 @@ fn a_server_that_lies_about_a_lease_is_left() {
         client.join().unwrap_or_else(|_| panic!("{what}"));
         assert_eq!(liar.closed(&connection), ConnectionState::Protocol, "{what}");
     }
+}
+
+/// Sends a capability to a region along; the reply.
+fn hand_over(
+    connection: &mut Connection,
+    operation: u16,
+    region: Received,
+    rights: Rights,
+) -> Result<Vec<u64>, Error> {
+    let item = Offer { slot: region.slot, rights, badge: None, travel: Travel::Mint };
+    let ticket = connection.offer(&[item])?;
+    Ok(numbers(connection.send(operation, &encode(&ticket), 512)?.ok()?))
+}
+
+#[test]
+fn regions_are_handed_over_in_messages_and_under_names() {
+    let stage = Stage::new();
+    let mut connection = stage.connect(0);
+    let task = &stage.task;
+    // Sealed: a slice at both ends, which outlives its capabilities.
+    let mut region = task.create_region(5 << 20).unwrap();
+    region.bytes_mut().fill(2);
+    let sealed = region.seal().unwrap();
+    let found = hand_over(&mut connection, SUM_REGION, sealed, Rights::MAP_READ).unwrap();
+    assert_eq!(found, [5 << 20, 2 * (5 << 20)]);
+    let name = task.register("/atlas", sealed.slot).unwrap();
+    let (looked_up, _, _) = stage.system.task().look_up("/atlas", None, None).unwrap();
+    assert_eq!(looked_up.object, sealed.object);
+    drop(name);
+    let Mapped::Sealed(mine) = task.map_region(sealed.slot).unwrap() else { panic!() };
+    task.delete(sealed.slot).unwrap();
+    assert!(mine.len() == 5 << 20 && mine.iter().all(|byte| *byte == 2));
+    // Published: only its maker writes.
+    let (published, mut own) = task.publish_region(10_000).unwrap();
+    assert_eq!(own.len(), 12_288, "whole pages");
+    for value in 1..4 {
+        own.fill(value);
+        let found = hand_over(&mut connection, SUM_REGION, published, Rights::MAP_READ).unwrap();
+        assert_eq!(found, [12_288, 12_288 * u64::from(value)]);
+    }
+    // Shared: both write.
+    let (shared, mine) = task.share_region(4096).unwrap();
+    for value in 1..4 {
+        let both = Rights::MAP_READ | Rights::MAP_WRITE;
+        assert!(hand_over(&mut connection, ADD_SHARED, shared, both).unwrap().is_empty());
+        let mut bytes = [0; 101];
+        mine.copy_to(0, &mut bytes);
+        assert_eq!(bytes[..100], [value; 100]);
+        assert_eq!(bytes[100], 0);
+    }
+    // Without the right.
+    let (status, text) = refusal(hand_over(&mut connection, ADD_SHARED, shared, Rights::MAP_READ));
+    assert_eq!(status, Status::DENIED);
+    assert!(text.contains("lacks the right"), "{text}");
+    // What is given up half-way is gone.
+    drop(task.create_region(4096).unwrap());
+    assert!(matches!(task.map_region(sealed.slot), Err(Error::Kernel(KernelError::BadSlot(_)))));
+}
+
+/// What both file systems must do with a file as a region.
+fn files_are_mapped(system: &System) {
+    let task = system.task();
+    let (found, _, _) = task.look_up("/file", None, None).unwrap();
+    let options = Options { interface: Some(files::interface()), ..for_ever() };
+    let open = || Connection::open(&task, found.slot, &options).unwrap();
+    let mut connection = open();
+    let mut write = |path: &str, bytes: &[u8]| {
+        let flags = files::OpenFlags::WRITE | files::OpenFlags::CREATE | files::OpenFlags::TRUNCATE;
+        let request = encode(&files::Open { path, flags, mode: 0o600 });
+        let reply = connection.send(files::operation::OPEN, &request, 64).unwrap();
+        let handle: u32 = decode(reply.ok().unwrap()).unwrap();
+        let mut request = encode(&files::Write { handle, offset: 0 });
+        request.extend_from_slice(bytes);
+        connection.send(files::operation::WRITE, &request, 64).unwrap().ok().unwrap();
+        handle
+    };
+    let content: Vec<u8> = (0..3 * MIB + 5).map(|at| (at / 7) as u8).collect();
+    write("large", &content);
+    write("empty", b"");
+    let not_for_reading = write("small", b"as it was");
+    let mut reader = open();
+    let large = file::map(&mut reader, "large").unwrap();
+    assert!(*large == content);
+    assert_eq!(file::map(&mut reader, "empty").unwrap().len(), 0);
+    // A copy: what is written later is not in it.
+    let small = file::map(&mut reader, "small").unwrap();
+    write("small", b"as it is now");
+    assert_eq!(&small[..], b"as it was");
+    assert_eq!(&file::map(&mut reader, "small").unwrap()[..], b"as it is now");
+    assert_eq!(refusal(file::map(&mut reader, "nothing")).0, files::status::NOT_FOUND);
+    let refused = refusal(file::map_handle(&mut reader, not_for_reading));
+    assert_eq!(refused.0, files::status::BAD_HANDLE, "of another connection");
+    let refused = refusal(file::map_handle(&mut connection, not_for_reading));
+    assert_eq!(refused.0, files::status::NOT_OPEN_FOR);
+    // More of them than the server may have regions at a time, all mapped.
+    let many: Vec<_> = (0..300).map(|_| file::map(&mut reader, "small").unwrap()).collect();
+    drop(reader);
+    assert!(many.iter().all(|one| one[..] == *b"as it is now"));
+    assert!(*large == content, "a mapping outlives the connection");
+    drop(many);
+    // Whoever keeps tickets to itself is taken back the oldest; others are served.
+    let mut miser = open();
+    let request = encode(&files::Open { path: "small", flags: files::OpenFlags::READ, mode: 0 });
+    let reply = miser.send(files::operation::OPEN, &request, 64).unwrap();
+    let handle: u32 = decode(reply.ok().unwrap()).unwrap();
+    let tickets: Vec<files::Mapping> = (0..300)
+        .map(|_| {
+            let reply = miser.send(files::operation::MAP, &encode(&handle), 64).unwrap();
+            decode(reply.ok().unwrap()).unwrap()
+        })
+        .collect();
+    let first = miser.accept(tickets[0].ticket).map(|received| task.map_region(received[0].slot));
+    assert!(!matches!(first, Ok(Ok(_))), "revoked");
+    let last = miser.accept(tickets[299].ticket).unwrap();
+    assert!(task.map_region(last[0].slot).is_ok());
+    assert_eq!(&file::map(&mut open(), "small").unwrap()[..], b"as it is now");
+}
+
+#[test]
+fn a_file_in_memory_is_served_as_a_region() {
+    files_are_mapped(&System::start());
+}
+
+#[test]
+fn a_file_on_a_disk_is_served_as_a_region() {
+    let directory = tempfile::tempdir().unwrap();
+    files_are_mapped(&System::serving(directory.path()));
 }

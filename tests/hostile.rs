@@ -455,7 +455,7 @@ fn another_interface_version_is_named_and_refused() {
         let interface = Interface::new(wanted, version);
         let options = rendez::Options::speaking(interface.clone());
         let error = Connection::open(&task, found.slot, &options).unwrap_err().to_string();
-        assert!(error.contains(&interface.to_string()) && error.contains("file 1.0"), "{error}");
+        assert!(error.contains(&interface.to_string()) && error.contains("file 1.1"), "{error}");
     }
 }
 

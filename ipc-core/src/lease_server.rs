@@ -14,6 +14,7 @@ use rendez_protocol::lease::{self, DESCRIPTOR_BYTES, Descriptor, Kind};
 use rendez_protocol::limit::{ARENA_UNIT_BYTES, LEASES_MAX, RELEASE_WORDS};
 use rendez_protocol::status::Status;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A pair of arenas of one connection, as its server sees it.
 #[derive(Debug)]
@@ -51,6 +52,8 @@ impl ServerPair {
 #[derive(Debug, Default)]
 pub struct ServerArenas {
     pairs: Mutex<Vec<Arc<ServerPair>>>,
+    /// Whether `fault` is set: looked at after each message that carries leases.
+    broken: AtomicBool,
     fault: Mutex<Option<LeaseFault>>,
 }
 
@@ -76,7 +79,8 @@ impl ServerArenas {
     /// What a reply found wrong with the client's release words: the connection is to end.
     #[must_use]
     pub fn fault(&self) -> Option<LeaseFault> {
-        *self.fault.lock()
+        // ORDERING: Relaxed; a flag that is only ever set, after what is behind the lock.
+        self.broken.load(Ordering::Relaxed).then(|| *self.fault.lock()).flatten()
     }
 
     /// Reads the descriptors in front of a request's payload and checks them. What may be read is in
@@ -348,7 +352,10 @@ impl Port<Host> {
     /// Takes note of what a reply's [`ReplyRoom::take`] found wrong with the client.
     pub fn note_fault(&self, error: &ReplyRoomError) {
         if let ReplyRoomError::Fault(fault) = error {
-            *self.arenas().fault.lock() = Some(*fault);
+            let arenas = self.arenas();
+            *arenas.fault.lock() = Some(*fault);
+            // ORDERING: Relaxed; as in `ServerArenas::fault`.
+            arenas.broken.store(true, Ordering::Relaxed);
         }
     }
 }

@@ -8,6 +8,7 @@
 //! - [`client`], [`server`]: the two ends of a connection: transactions.
 //! - [`arena`], [`arena_memory`], [`lease`], [`lease_client`], [`lease_server`]: memory that is lent
 //!   for a transaction.
+//! - [`region`]: memory as a capability, mapped.
 //! - [`receive`]: one thread that looks after many connections; [`end`]: what it needs of each.
 //! - [`wait`]: spin, adaptive, block.
 //! - [`control`], [`status`]: kernel sockets; status segments and task pages.
@@ -37,6 +38,8 @@ pub mod model;
 pub mod notification;
 pub mod platform;
 pub mod receive;
+#[allow(unsafe_code)]
+pub mod region;
 pub mod ring;
 #[allow(unsafe_code)]
 pub mod segment;

@@ -106,16 +106,25 @@ impl PeerSegment {
 /// # Errors
 /// What Linux says; `InvalidData` naming what is wrong.
 pub fn check_sealed(descriptor: impl AsFd, bytes: usize) -> io::Result<()> {
+    check_sealed_with(descriptor, bytes as u64, SEALS)
+}
+
+/// As [`check_sealed`], for other seals.
+pub(crate) fn check_sealed_with(
+    descriptor: impl AsFd,
+    bytes: u64,
+    wanted: SealFlags,
+) -> io::Result<()> {
     let wrong = |what: String| Err(io::Error::new(io::ErrorKind::InvalidData, what));
     let seals = fcntl_get_seals(&descriptor)?;
-    if !seals.contains(SEALS) {
-        return wrong(format!("a segment lacks the seals {:?}", SEALS - seals));
+    if !seals.contains(wanted) {
+        return wrong(format!("a segment lacks the seals {:?}", wanted - seals));
     }
     let stat = fstat(&descriptor)?;
-    if u64::try_from(stat.st_size) != Ok(bytes as u64) {
+    if u64::try_from(stat.st_size) != Ok(bytes) {
         return wrong(format!("a segment is {} bytes long instead of {bytes}", stat.st_size));
     }
-    if (stat.st_blocks as u64).saturating_mul(512) < bytes as u64 {
+    if (stat.st_blocks as u64).saturating_mul(512) < bytes {
         return wrong("a segment has holes".into());
     }
     Ok(())

@@ -4,6 +4,7 @@
 //! files belong to the connection that opened them and end with it. Server rights: READ for all
 //! that looks, WRITE for all that changes.
 
+use crate::id::Ticket;
 use crate::status::Status;
 use crate::version::{Interface, Version};
 use bitflags::bitflags;
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 /// The interface's name and version.
 #[must_use]
 pub fn interface() -> Interface {
-    Interface::new("file", Version::new(1, 0))
+    Interface::new("file", Version::new(1, 1))
 }
 
 /// Operations: request payload → reply payload.
@@ -41,6 +42,9 @@ pub mod operation {
     pub const TRUNCATE: u16 = 11;
     /// Handle (`u32`), opened for writing → nothing: what was written is on the disk.
     pub const SYNC: u16 = 12;
+    /// Handle (`u32`), opened for reading → [`Mapping`](super::Mapping): the content, as it is now,
+    /// in a sealed region.
+    pub const MAP: u16 = 13;
 }
 
 /// The interface's own failures, as statuses; each reply's payload is a text for people.
@@ -181,6 +185,17 @@ pub struct Rename<'a> {
     pub from: &'a str,
     /// To.
     pub to: &'a str,
+}
+
+/// A file's content in a sealed region, which is a copy: later changes of the file are not in it.
+/// The capability is good until several more were asked for over the same connection, or that ends;
+/// what was mapped with it stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mapping {
+    /// Bytes of the file; the region is longer, to whole pages, and zero there.
+    pub size: u64,
+    /// What the region's capability, with MAP_READ, travels under.
+    pub ticket: Ticket,
 }
 
 /// Set the length of an open file.

@@ -1,6 +1,7 @@
 //! What the file server needs of a file system.
 
 use crate::Path;
+use rendez::region::EmptyRegion;
 use rendez::service::Refusal;
 use rendez_protocol::Status;
 use rendez_protocol::file::{Entry, OpenFlags, Stat, status};
@@ -31,6 +32,12 @@ impl Failure {
     /// The failure as a refusal that names the path which it is about.
     pub(crate) fn about(self, path: &str) -> Refusal {
         Refusal::new(self.status, format!("{path:?}: {}", self.reason))
+    }
+}
+
+impl From<rendez::Error> for Failure {
+    fn from(error: rendez::Error) -> Self {
+        Self::new(status::IO, error.to_string())
     }
 }
 
@@ -94,6 +101,18 @@ pub trait Backend: Debug {
         length: usize,
         scratch: &'a mut Vec<u8>,
     ) -> Result<&'a [u8], Failure>;
+
+    /// How many bytes an open file has.
+    ///
+    /// # Errors
+    /// A [`Failure`].
+    fn size(&mut self, file: &Self::File) -> Result<u64, Failure>;
+
+    /// Copies an open file's content into a region, as much as fits; answers how many bytes.
+    ///
+    /// # Errors
+    /// A [`Failure`].
+    fn fill(&mut self, file: &Self::File, region: &mut EmptyRegion) -> Result<u64, Failure>;
 
     /// Writes all of `bytes` at `offset`.
     ///

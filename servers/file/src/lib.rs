@@ -11,9 +11,13 @@
 //! One suite of tests holds both to the same behaviour. A file system of your own is a type that
 //! implements [`Backend`] and passes that suite.
 //!
+//! A file can be had as a sealed region ([`MAP`]): copied once, within Linux where the file is on a
+//! disk, and then mapped by its reader.
+//!
 //! Requests are served one after another: a slow disk, or [`SYNC`] of much that was written, makes
 //! the others wait. What must not share that fate gets a file server of its own.
 //!
+//! [`MAP`]: rendez_protocol::file::operation::MAP
 //! [`SYNC`]: rendez_protocol::file::operation::SYNC
 
 #![forbid(unsafe_code)]
@@ -24,6 +28,7 @@ pub mod limit;
 mod memory;
 mod path;
 mod real;
+mod regions;
 mod server;
 
 pub use backend::{Backend, Failure};

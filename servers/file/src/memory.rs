@@ -6,6 +6,7 @@
 //! closed.
 
 use crate::{Backend, Failure, Path};
+use rendez::region::EmptyRegion;
 use rendez_protocol::file::{Entry, Kind, OpenFlags, Stat, status};
 use rustix::io::Errno;
 use slab::Slab;
@@ -188,6 +189,27 @@ impl Backend for MemoryFileSystem {
     fn close(&mut self, MemoryFile(node): MemoryFile) {
         self.nodes[node].open -= 1;
         self.free_unused(node);
+    }
+
+    fn size(&mut self, &MemoryFile(node): &MemoryFile) -> Result<u64, Failure> {
+        match &self.nodes[node].content {
+            Content::File(bytes) => Ok(bytes.len() as u64),
+            Content::Directory(_) => Err(Errno::ISDIR.into()),
+        }
+    }
+
+    fn fill(
+        &mut self,
+        &MemoryFile(node): &MemoryFile,
+        region: &mut EmptyRegion,
+    ) -> Result<u64, Failure> {
+        match &self.nodes[node].content {
+            Content::File(bytes) => {
+                region.fill(bytes)?;
+                Ok(bytes.len() as u64)
+            }
+            Content::Directory(_) => Err(Errno::ISDIR.into()),
+        }
     }
 
     fn read<'a>(

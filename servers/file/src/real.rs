@@ -12,6 +12,7 @@
 //! put another in its place.
 
 use crate::{Backend, Failure, Path};
+use rendez::region::EmptyRegion;
 use rendez_protocol::file::{Entry, Kind, OpenFlags, Stat, status};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RawMode, ResolveFlags};
 use rustix::io::{Errno, retry_on_intr};
@@ -135,6 +136,14 @@ impl Backend for RealDirectory {
             }
         }
         Ok(&buffer[..done])
+    }
+
+    fn size(&mut self, file: &OwnedFd) -> Result<u64, Failure> {
+        Ok(u64::try_from(rustix::fs::fstat(file)?.st_size).unwrap_or(0))
+    }
+
+    fn fill(&mut self, file: &OwnedFd, region: &mut EmptyRegion) -> Result<u64, Failure> {
+        Ok(region.fill_from(file)?)
     }
 
     fn write(&mut self, file: &OwnedFd, offset: u64, bytes: &[u8]) -> Result<(), Failure> {

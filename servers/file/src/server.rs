@@ -1,12 +1,14 @@
 //! The server itself: who may do what, and whose open file a handle is.
 
 use crate::handles::{Handles, OpenFile};
+use crate::regions::Regions;
 use crate::{Backend, Failure, Path, limit};
 use rendez::service::{Caller, Context, Message, Refusal, Reply, Service};
 use rendez_protocol::encode::{decode_first, page};
 use rendez_protocol::file::{
-    List, Listing, Open, OpenFlags, Read, Rename, Truncate, Write, operation, status,
+    List, Listing, Mapping, Open, OpenFlags, Read, Rename, Truncate, Write, operation, status,
 };
+use rendez_protocol::kernel::{KernelError, Offer, Received, Travel};
 use rendez_protocol::{ConnectionId, Rights, Status, decode, encode};
 use std::collections::HashMap;
 
@@ -15,6 +17,7 @@ use std::collections::HashMap;
 pub struct FileServer<B: Backend> {
     backend: B,
     connections: HashMap<ConnectionId, Handles<B::File>>,
+    regions: HashMap<ConnectionId, Regions>,
     open_files: usize,
     scratch: Vec<u8>,
 }
@@ -22,7 +25,13 @@ pub struct FileServer<B: Backend> {
 impl<B: Backend> FileServer<B> {
     /// A server of `backend`.
     pub fn new(backend: B) -> Self {
-        Self { backend, connections: HashMap::new(), open_files: 0, scratch: Vec::new() }
+        Self {
+            backend,
+            connections: HashMap::new(),
+            regions: HashMap::new(),
+            open_files: 0,
+            scratch: Vec::new(),
+        }
     }
 
     fn open(&mut self, caller: &Caller, payload: &[u8]) -> Result<Vec<u8>, Refusal> {
@@ -60,6 +69,46 @@ impl<B: Backend> FileServer<B> {
         self.backend
             .read(&open.file, offset, length, &mut self.scratch)
             .map_err(|failure| failure.about(&open.path))
+    }
+
+    /// Copies an open file into a region and hands that over.
+    fn map(
+        &mut self,
+        context: &mut dyn Context,
+        caller: &Caller,
+        payload: &[u8],
+    ) -> Result<Vec<u8>, Refusal> {
+        let open = find(&self.connections, caller, decode(payload)?, OpenFlags::READ)?;
+        let about = |failure: Failure| failure.about(&open.path);
+        let size = self.backend.size(&open.file).map_err(about)?;
+        if size > limit::REGION_BYTES {
+            let most = limit::REGION_BYTES;
+            let reason = format!("its {size} bytes are more than a region of {most}; read it");
+            return Err(about(Failure::new(Status::QUOTA, reason)));
+        }
+        let regions = self.regions.entry(caller.connection).or_default();
+        regions.make_room(context, size);
+        let refused = |error: KernelError| {
+            let status = match error {
+                KernelError::Quota { .. } => Status::QUOTA,
+                _ => status::IO,
+            };
+            about(Failure::new(status, error.to_string()))
+        };
+        let mut region = context.create_region(size).map_err(refused)?;
+        let size = self.backend.fill(&open.file, &mut region).map_err(about)?;
+        let Received { slot, rights, .. } = region.seal().map_err(|error| about(error.into()))?;
+        let item = Offer { slot, rights, badge: None, travel: Travel::Mint };
+        match context.offer(caller.connection, &[item]) {
+            Ok(ticket) => {
+                regions.add(slot, size);
+                Ok(encode(&Mapping { size, ticket }))
+            }
+            Err(error) => {
+                let _ = context.delete(slot);
+                Err(refused(error))
+            }
+        }
     }
 
     /// The operations on open files, but for read.
@@ -143,7 +192,7 @@ impl<B: Backend> FileServer<B> {
 }
 
 impl<B: Backend> Service for FileServer<B> {
-    fn receive(&mut self, _context: &mut dyn Context, message: Message<'_>, reply: Reply<'_>) {
+    fn receive(&mut self, context: &mut dyn Context, message: Message<'_>, reply: Reply<'_>) {
         let Message { caller, operation, payload, room, .. } = message;
         let result = match operation {
             operation::READ => {
@@ -155,6 +204,7 @@ impl<B: Backend> Service for FileServer<B> {
             operation::WRITE | operation::TRUNCATE | operation::SYNC => {
                 self.on_file(caller, operation, payload)
             }
+            operation::MAP => self.map(context, caller, payload),
             operation::OPEN => self.open(caller, payload),
             operation::CLOSE => self.close(caller, payload),
             operation::STAT => self.stat(caller, payload),
@@ -176,7 +226,10 @@ impl<B: Backend> Service for FileServer<B> {
         Ok(())
     }
 
-    fn disconnected(&mut self, _context: &mut dyn Context, caller: &Caller) {
+    fn disconnected(&mut self, context: &mut dyn Context, caller: &Caller) {
+        if let Some(mut regions) = self.regions.remove(&caller.connection) {
+            regions.take_back(context);
+        }
         let Some(handles) = self.connections.remove(&caller.connection) else { return };
         for file in handles.into_files() {
             self.backend.close(file);
