@@ -22,6 +22,10 @@ const ATTEMPTS: u32 = 3;
 /// A subject whose blocks took this many times what was planned sits the remaining rounds out.
 const PATIENCE: u32 = 4;
 
+/// About how long it takes to tell the partners of a block and of its floor to begin, and to hear
+/// that they are done, in milliseconds.
+const HANDSHAKES_MS: f64 = 0.5;
+
 /// How long blocks are, and how many.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
@@ -46,7 +50,7 @@ impl Plan {
     pub(crate) fn within(time: Duration, subjects: usize, quick: bool) -> Self {
         let (block, reference): (u32, u32) = if quick { (4, 1) } else { (8, 2) };
         let each = time.as_secs_f64() * 1e3 / subjects.max(1) as f64;
-        let rounds = (each / f64::from(block + reference)) as u32;
+        let rounds = (each / (f64::from(block + reference) + HANDSHAKES_MS)) as u32;
         // Too little time for blocks of that length: shorter ones, down to a quarter.
         let scale = (f64::from(rounds.max(1)) / f64::from(Self::FEWEST)).clamp(0.25, 1.0);
         let block = Duration::from_millis(block.into()).mul_f64(scale);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::Error;
-use crate::experiment::{Context, Entry};
+use crate::experiment::Context;
 use crate::launch;
 use crate::machine::{self, Machine};
 use crate::options::Options;
@@ -16,6 +16,13 @@ use crate::watchdog::Watchdog;
 
 /// How many times shorter a quick run is.
 const QUICK: u32 = 6;
+
+/// The experiments of one run share at most this, in seconds, unless a time was asked for: with
+/// setting up, that is under two minutes.
+const LONGEST: u32 = 100;
+
+/// The same for a quick run: with setting up, that is under 20 seconds.
+const LONGEST_QUICK: u32 = 13;
 
 /// Said in every report of such a build.
 const UNOPTIMISED: &str = "built without optimisation: the floor is too slow, and ratios to it mean \
@@ -60,7 +67,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Repo
     let mut before = 0.0;
     for entry in &entries {
         let share = f64::from(entry.seconds) / f64::from(whole);
-        let budget = budget(options, entry, share);
+        let budget = budget(options, whole).mul_f64(share);
         let context = Context::new(options, &mechanisms, budget, &cpus, &watchdog, clock_cost_ns);
         let mut step = |what: &str, part: f64| {
             progress(Progress {
@@ -94,12 +101,14 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Repo
     }
 }
 
-/// How long an experiment may take.
-fn budget(options: &Options, entry: &Entry, share: f64) -> Duration {
+/// How long all experiments together may take, if `whole` is what they would take by themselves, in
+/// seconds.
+fn budget(options: &Options, whole: u32) -> Duration {
     match options.seconds {
-        Some(seconds) => Duration::from_secs(seconds.into()).mul_f64(share),
-        None if options.quick => Duration::from_secs(entry.seconds.into()) / QUICK,
-        None => Duration::from_secs(entry.seconds.into()),
+        Some(seconds) => Duration::from_secs(seconds.into()),
+        None if options.quick => (Duration::from_secs(whole.into()) / QUICK)
+            .min(Duration::from_secs(LONGEST_QUICK.into())),
+        None => Duration::from_secs(whole.min(LONGEST).into()),
     }
 }
 
@@ -127,5 +136,23 @@ impl Drop for Pinned {
             // What was allowed before is allowed again; if not, the thread stays where it is.
             let _ = sched_setaffinity(None, before);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LONGEST, LONGEST_QUICK, budget};
+    use crate::options::Options;
+
+    #[test]
+    fn a_run_is_as_long_as_it_was_asked_to_be_or_else_not_too_long() {
+        let mut options = Options::new("/nowhere");
+        assert_eq!(budget(&options, 40).as_secs(), 40);
+        assert_eq!(budget(&options, 400).as_secs(), u64::from(LONGEST));
+        options.quick = true;
+        assert_eq!(budget(&options, 30).as_secs(), 5);
+        assert_eq!(budget(&options, 400).as_secs(), u64::from(LONGEST_QUICK));
+        options.seconds = Some(3600);
+        assert_eq!(budget(&options, 40).as_secs(), 3600);
     }
 }

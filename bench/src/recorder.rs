@@ -52,10 +52,12 @@ pub struct Recorder {
 impl Recorder {
     pub(crate) fn new(payload_bytes: usize, clock_cost_ns: u64) -> Self {
         let payload = (0..payload_bytes).map(|at| at as u8).collect();
-        let batch = match payload_bytes {
-            ..=SMALL_BYTES => BATCH,
-            ..=MEDIUM_BYTES => 4,
-            _ => 1,
+        let batch = if payload_bytes <= SMALL_BYTES {
+            BATCH
+        } else if payload_bytes <= MEDIUM_BYTES {
+            4
+        } else {
+            1
         };
         Self {
             exchanges: 0,

@@ -58,14 +58,6 @@ impl Mechanism for Rendez {
         Class::Rendez
     }
 
-    fn carries(&self, payload_bytes: usize) -> Result<(), String> {
-        if payload_bytes <= 4088 {
-            Ok(())
-        } else {
-            Err("a message of this connection holds 4088 bytes".into())
-        }
-    }
-
     fn connect(&self, _: Setting, launcher: &mut Launcher) -> io::Result<Box<dyn Client>> {
         connect(self.0, true, launcher)
     }

@@ -82,7 +82,7 @@ impl<'c> Station<'c> {
             recorder: Recorder::new(payload_bytes, context.clock_cost_ns),
             expected_ns: f64::MAX,
         };
-        for microseconds in [100, 400, 1600] {
+        for microseconds in [100, 1000] {
             station.block(Duration::from_micros(microseconds))?;
         }
         Ok(Some(station))

@@ -10,6 +10,9 @@ use crate::units::{count, short, tick, value};
 /// Ratios are shown in bars as long as their logarithm; this one at least fills a bar.
 const LEAST: f64 = 2.0;
 
+/// From so many cases on, each is a line instead of a section.
+const MANY: usize = 3;
+
 /// Bars of values that differ by more than this factor are as long as their logarithm.
 const WIDE: f64 = 40.0;
 
@@ -166,12 +169,50 @@ impl<'a> Part<'a> {
                 cases.push(case);
             }
         }
+        if cases.len() >= MANY && self.experiment.plot == Plot::Bars {
+            return self.table_of_cases(out, &cases);
+        }
         for (case, x) in cases {
             let axis = self.experiment.axis.as_ref();
             let at = x.zip(axis).map(|(x, axis)| format!("{} {}", axis.name, tick(&axis.unit, x)));
             let words: Vec<&str> = [case, at.as_deref()].into_iter().flatten().collect();
             self.title(out, Some(words.join(", ").as_str()).filter(|words| !words.is_empty()));
             self.rows(out, |point| point.case.as_deref() == case && point.x == x);
+        }
+    }
+
+    /// A line per case, a column per series: where the cases are many, and each is compared in itself.
+    fn table_of_cases(self, out: &mut String, cases: &[(Option<&str>, Option<f64>)]) {
+        let series: Vec<&Series> = self
+            .experiment
+            .series
+            .iter()
+            .filter(|series| self.points().any(|(one, _)| one.label == series.label))
+            .collect();
+        let width = |text: &str| text.chars().count();
+        let names = cases.iter().map(|(case, _)| case.map_or(0, width)).max().unwrap_or(0);
+        self.title(out, None);
+        let mut head = format!("  {:names$}", "");
+        for one in &series {
+            let _ = write!(head, "  {:>10}", one.label);
+        }
+        line(out, &self.paint.with(DIM, &head));
+        for (case, x) in cases {
+            let mut row = format!("  {:names$}", case.unwrap_or_default());
+            for one in &series {
+                let point = self.points().find(|(other, point)| {
+                    other.label == one.label && (point.case.as_deref(), point.x) == (*case, *x)
+                });
+                let cell = point
+                    .map_or_else(String::new, |(_, point)| value(self.unit, point.summary.p50));
+                let wide = width(&one.label).max(10);
+                let _ = write!(
+                    row,
+                    "  {}",
+                    self.paint.with(style_of(one.class), &format!("{cell:>wide$}"))
+                );
+            }
+            line(out, &row);
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a round trip costs, by the size of its payload.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Context, Entry};
 use crate::Error;
@@ -23,7 +23,7 @@ const PAYLOADS: [usize; 7] = [8, 40, 256, 4096, 64 << 10, 1 << 20, 16 << 20];
 const QUICK_PAYLOADS: [usize; 3] = [8, 256, 4096];
 
 /// Above this, it is copying that is measured, and that costs the same however a core wakes up:
-/// two cores only, unless payloads or cores are named.
+/// two cores only, unless payloads or cores are named. A quick run does so above its first payload.
 const ALL_CORES_TO: usize = 4096;
 
 /// Above this, the floor is measured around each round only.
@@ -82,7 +82,8 @@ fn places(context: &Context<'_>) -> Vec<Place> {
     let mut places = Vec::new();
     for cores in context.cores(&Cores::ALL) {
         for &payload_bytes in &payloads {
-            if asked || cores == Cores::Two || payload_bytes <= ALL_CORES_TO {
+            let all_cores = if context.quick() { payloads[0] } else { ALL_CORES_TO };
+            if asked || cores == Cores::Two || payload_bytes <= all_cores {
                 places.push(Place { payload_bytes, cores });
             }
         }
@@ -98,6 +99,7 @@ fn measure(
     progress: &mut dyn FnMut(&str, f64),
 ) -> Result<(), Error> {
     progress("setting up", 0.0);
+    let start = Instant::now();
     let mut subjects: Vec<Box<dyn Subject + '_>> = Vec::new();
     let mut failure = None;
     let floor: Option<&'static dyn Mechanism> = mechanism::find("floor");
@@ -121,7 +123,9 @@ fn measure(
     if !subjects.iter().any(|subject| subject.listed()) {
         return failure.map_or(Ok(()), Err);
     }
-    let mut plan = Plan::within(time, subjects.len(), context.quick());
+    // Setting up dozens of mechanisms takes its time, too.
+    let left = time.saturating_sub(start.elapsed());
+    let mut plan = Plan::within(left, subjects.len(), context.quick());
     plan.floor_beside_each = place.payload_bytes <= FLOOR_BESIDE_EACH_TO;
     let all = interleave(context, plan, &place.text(), subjects, progress)?;
     for found in &all {

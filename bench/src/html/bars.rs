@@ -109,10 +109,25 @@ pub(super) fn case(experiment: &Experiment, point: &Point) -> String {
     [point.case.clone(), at].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
+/// One stack.
+struct Stack<'a> {
+    series: &'a Series,
+    /// The steps' numbers, which their colours come from, and how long they take.
+    parts: Vec<(usize, &'a Point)>,
+    /// The whole, measured by itself.
+    whole: Option<f64>,
+}
+
+impl Stack<'_> {
+    fn sum(&self) -> f64 {
+        self.parts.iter().map(|(_, point)| point.summary.p50.max(0.0)).sum()
+    }
+}
+
 /// A stack per series: its cases one after the other, and the whole, measured by itself, beneath.
 pub(super) fn stacks(panel: &Panel<'_>) -> Option<Figure> {
     let mut steps: Vec<&str> = Vec::new();
-    let mut rows: Vec<(&Series, Vec<(usize, &Point)>, Option<f64>)> = Vec::new();
+    let mut rows: Vec<Stack<'_>> = Vec::new();
     for (series, _) in &panel.series {
         let mut parts = Vec::new();
         let mut whole = None;
@@ -129,24 +144,20 @@ pub(super) fn stacks(panel: &Panel<'_>) -> Option<Figure> {
             parts.push((index, point));
         }
         if !parts.is_empty() {
-            rows.push((series, parts, whole));
+            rows.push(Stack { series, parts, whole });
         }
     }
-    let sum = |parts: &[(usize, &Point)]| -> f64 {
-        parts.iter().map(|(_, point)| point.summary.p50.max(0.0)).sum()
-    };
-    let high = rows
-        .iter()
-        .map(|(_, parts, whole)| sum(parts).max(whole.unwrap_or(0.0)))
-        .fold(0.0, f64::max);
+    let high =
+        rows.iter().map(|stack| stack.sum().max(stack.whole.unwrap_or(0.0))).fold(0.0, f64::max);
     if high <= 0.0 {
         return None;
     }
     let wide = WIDTH - 10.0;
     let mut body = String::new();
     let mut y = 4.0;
-    for (series, parts, whole) in &rows {
-        let sum = sum(parts);
+    for stack in &rows {
+        let Stack { series, parts, whole } = stack;
+        let sum = stack.sum();
         let beside = whole.map_or_else(String::new, |whole| {
             format!(
                 ", {} % of the {} measured as a whole",

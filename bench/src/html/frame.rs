@@ -9,7 +9,7 @@ use crate::report::{Class, Series};
 /// Width of every plot, in its own units; a page scales it.
 pub(super) const WIDTH: f64 = 600.0;
 /// Room for the labels of the vertical axis.
-const LEFT: f64 = 62.0;
+const LEFT: f64 = 74.0;
 /// Room for the names of the series.
 const RIGHT: f64 = 148.0;
 /// Room above.

@@ -7,14 +7,14 @@ use crate::report::{Class, Experiment, NS, PER_SECOND, Point, Series};
 use crate::units::{count, tick, value};
 
 /// The parts of all transactions whose time a percentile plot marks.
-const PARTS: [(f64, &str); 6] = [
-    (0.0, "fastest"),
-    (0.5, "50%"),
-    (0.9, "90%"),
-    (0.99, "99%"),
-    (0.999, "99.9%"),
-    (0.9999, "99.99%"),
-];
+const PARTS: [(f64, &str); 5] =
+    [(0.5, "50%"), (0.9, "90%"), (0.99, "99%"), (0.999, "99.9%"), (0.9999, "99.99%")];
+
+/// A point, its place on the axis, and its value.
+type Dot<'a> = (&'a Point, f64, f64);
+
+/// A place on the axis, or a case.
+type Place = (Option<f64>, Option<String>);
 
 /// A panel along the experiment's axis: the median of each series at each place.
 pub(super) fn medians(experiment: &Experiment, panel: &Panel<'_>) -> Option<Figure> {
@@ -23,7 +23,7 @@ pub(super) fn medians(experiment: &Experiment, panel: &Panel<'_>) -> Option<Figu
     along(
         experiment,
         panel,
-        &format!("{what} ({better})"),
+        [what, &format!("{what} ({better})")],
         panel.unit,
         |point| Some(point.summary.p50),
         &format!("The {what} of each series, both scales logarithmic; {better}."),
@@ -35,7 +35,7 @@ pub(super) fn processor_time(experiment: &Experiment, panel: &Panel<'_>) -> Opti
     along(
         experiment,
         panel,
-        "processor time of both sides each",
+        ["processor time", "processor time of both sides each"],
         NS,
         // Seconds for a million are microseconds for one.
         |point| point.cpu_s_per_million.map(|seconds| seconds * 1e3),
@@ -47,19 +47,19 @@ pub(super) fn processor_time(experiment: &Experiment, panel: &Panel<'_>) -> Opti
 fn along(
     experiment: &Experiment,
     panel: &Panel<'_>,
-    title: &str,
+    [what, title]: [&str; 2],
     unit: &str,
-    what: impl Fn(&Point) -> Option<f64>,
+    of: impl Fn(&Point) -> Option<f64>,
     caption: &str,
 ) -> Option<Figure> {
     let axis = experiment.axis.as_ref()?;
-    let shown: Vec<(&Series, &str, Vec<(&Point, f64, f64)>)> = panel
+    let shown: Vec<(&Series, &str, Vec<Dot<'_>>)> = panel
         .series
         .iter()
         .map(|(series, class)| {
             let mut points: Vec<_> = panel
                 .points(series)
-                .filter_map(|point| Some((point, point.x?, what(point).filter(|y| *y > 0.0)?)))
+                .filter_map(|point| Some((point, point.x?, of(point).filter(|y| *y > 0.0)?)))
                 .collect();
             points.sort_by(|one, other| one.1.total_cmp(&other.1));
             (*series, class.as_str(), points)
@@ -93,7 +93,7 @@ fn along(
         frame.series(&series.label, class, &places, true);
     }
     Some(Figure {
-        title: panel.title(),
+        title: format!("{}: {what}", panel.title()),
         svg: frame.finish(&format!("{}: {title} against {}", panel.title(), axis.name)),
         caption: caption.to_owned(),
     })
@@ -162,7 +162,7 @@ pub(super) fn distribution(experiment: &Experiment, panel: &Panel<'_>) -> Option
     let at = x.zip(axis).map(|(x, axis)| format!("{} {}", axis.name, tick(&axis.unit, x)));
     let at = at.or(case).unwrap_or_default();
     Some(Figure {
-        title: format!("{}, {at}: the tail", panel.title()),
+        title: format!("{}: the tail, {at}", panel.title()),
         svg: frame.finish(&format!("{}: distribution of single transactions, {at}", panel.title())),
         caption: format!(
             "Distribution of single transactions ({at}). The further right, the rarer; flat is \
@@ -176,8 +176,8 @@ fn at_part(series: &Series, part: f64, ns: f64) -> String {
 }
 
 /// Where a distribution is drawn: where most series have one; of such places the first.
-fn place(panel: &Panel<'_>) -> Option<(Option<f64>, Option<String>)> {
-    let mut places: Vec<((Option<f64>, Option<String>), usize)> = Vec::new();
+fn place(panel: &Panel<'_>) -> Option<Place> {
+    let mut places: Vec<(Place, usize)> = Vec::new();
     for (series, _) in panel.series.iter().filter(|(series, _)| series.class != Class::Floor) {
         for point in panel.points(series).filter(|point| !point.histogram.is_empty()) {
             let key = (point.x, point.case.clone());

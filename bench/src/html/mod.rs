@@ -207,9 +207,9 @@ fn section(out: &mut String, experiment: &Experiment) {
         out.push_str("<div class=\"figures\">\n");
         for panel in panels(experiment, cores, unit) {
             for figure in figures(experiment, &panel) {
-                let _ = write!(
+                let _ = writeln!(
                     out,
-                    "<figure><h3>{}</h3><div class=\"scroll\">{}</div><figcaption>{}</figcaption></figure>\n",
+                    "<figure><h3>{}</h3><div class=\"scroll\">{}</div><figcaption>{}</figcaption></figure>",
                     escape(&figure.title),
                     figure.svg,
                     escape(&figure.caption)
@@ -223,9 +223,9 @@ fn section(out: &mut String, experiment: &Experiment) {
             .flat_map(|series| &series.points)
             .filter(|point| point.cores == cores && point.unit == unit)
             .count();
-        let _ = write!(
+        let _ = writeln!(
             out,
-            "<details{}><summary>Figures: {}, {}</summary>{}</details>\n",
+            "<details{}><summary>Figures: {}, {}</summary>{}</details>",
             if rows <= 12 { " open" } else { "" },
             cores.title(),
             count(rows, "row"),

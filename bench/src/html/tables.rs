@@ -5,7 +5,15 @@ use std::fmt::Write;
 use super::bars::case;
 use super::escape;
 use crate::report::{Cores, Experiment, Point, Series};
-use crate::units::{short, value};
+use crate::units::{short, tick, value};
+
+/// Where a point is, under a heading that names the axis.
+fn place(experiment: &Experiment, point: &Point) -> String {
+    match (&experiment.axis, point.x, &point.case) {
+        (Some(axis), Some(x), None) => tick(&axis.unit, x),
+        _ => case(experiment, point),
+    }
+}
 
 /// All points of an experiment on that many cores, in a unit, as a table.
 pub(super) fn table(experiment: &Experiment, cores: Cores, unit: &str) -> String {
@@ -66,7 +74,7 @@ pub(super) fn table(experiment: &Experiment, cores: Cores, unit: &str) -> String
         };
         let in_unit = |number: f64| value(unit, number);
         let summary = &point.summary;
-        cell(several, case(experiment, point));
+        cell(several, place(experiment, point));
         cell(true, in_unit(summary.p50));
         for number in [summary.p90, summary.p99, summary.p999, Some(summary.mean)] {
             cell(tail, or_dash(number, &in_unit));

@@ -72,11 +72,11 @@ fn measure(bench: &Bench, output: &Output) -> Result<(), Failure> {
         let text =
             report.to_json().map_err(|error| Failure::system("encoding the report", error))?;
         json.write(&text)?;
-        output.line(format!("\nThe report as JSON: {}", json.path.display()));
+        output.line(format!("The report as JSON: {}", json.path.display()));
     }
     if let Some(html) = &mut html {
         html.write(&report.to_html())?;
-        output.line(format!("\nThe report as a page for a browser: {}", html.path.display()));
+        output.line(format!("The report as a page for a browser: {}", html.path.display()));
     }
     Ok(())
 }
