@@ -152,12 +152,22 @@ impl ServerProcess {
         count: usize,
         total: usize,
     ) -> Result<Vec<Connection>, Error> {
-        self.partner.order(&[ADMIT, total as u64])?;
+        self.admit(total)?;
         let opened: Result<Vec<_>, _> =
             (0..count).map(|_| Connection::open(task, self.endpoint, options)).collect();
         let opened = opened.map_err(failed("connecting"))?;
-        self.partner.report()?;
+        self.admitted()?;
         Ok(opened)
+    }
+
+    /// Has the server take connections until it has `total`.
+    pub(crate) fn admit(&self, total: usize) -> Result<(), Error> {
+        self.partner.order(&[ADMIT, total as u64])
+    }
+
+    /// Waits until it has them.
+    pub(crate) fn admitted(&self) -> Result<(), Error> {
+        self.partner.report().map(drop)
     }
 
     /// The one connection of a server that has none yet.

@@ -9,6 +9,7 @@ mod capabilities;
 mod clients;
 mod counters;
 mod crowd;
+mod fan;
 mod floor_rate;
 mod idle;
 mod load;
@@ -62,6 +63,7 @@ pub fn all() -> &'static [Entry] {
         pipelined::ENTRY,
         oneway::ENTRY,
         clients::ENTRY,
+        fan::ENTRY,
         load::ENTRY,
         setup::ENTRY,
         counters::ENTRY,
