@@ -27,7 +27,7 @@ use crate::half::{Ours, Theirs};
 use crate::notification::{Acknowledger, Poster};
 use crate::platform::{Atomic, Label, Platform};
 use crate::ring::{Buffer, Fault, Reader, Writer};
-use crate::wait::{Learner, Spinner, Step, Wait};
+use crate::wait::{Habit, Learner, Slept, Spinner, Step, Wait};
 use core::sync::atomic::Ordering::Relaxed;
 use rendez_protocol::limit;
 use rendez_protocol::message::{Header, area_bytes, room_bytes, room_for};
@@ -128,6 +128,7 @@ pub struct ClientEnd<P: Platform> {
     /// Late replies that lend something, for whoever lets go of it.
     late: Vec<Buffer>,
     learner: Learner,
+    habit: Habit,
     counts: ClientCounts,
     counters: ClientCounters,
 }
@@ -161,6 +162,7 @@ impl<P: Platform> ClientEnd<P> {
             flags_next: 0,
             late: Vec::new(),
             learner: Learner::default(),
+            habit: Habit::default(),
             counts: ClientCounts::default(),
             counters: ClientCounters::none(),
         }
@@ -330,7 +332,7 @@ impl<P: Platform> ClientEnd<P> {
         deadline: u64,
     ) -> Result<(), SendError> {
         self.counters.waits_for_room();
-        let mut spinner = Spinner::new(self.wait);
+        let mut spinner = Spinner::new(self.wait, &self.habit);
         loop {
             // Replies that nobody waits for yet hold lines and room: take them in.
             while self
@@ -345,7 +347,7 @@ impl<P: Platform> ClientEnd<P> {
                 // Their replies are here: only the caller can make room, by taking them.
                 return Err(Self::not_delivered(Why::Full));
             }
-            match spinner.step(&self.ours, &self.theirs) {
+            match spinner.step(&mut self.habit, &self.ours, &self.theirs) {
                 Step::Again => continue,
                 Step::Look(now) if now < deadline => {}
                 Step::Look(_) => return Err(Self::not_delivered(Why::Deadline)),
@@ -402,17 +404,20 @@ impl<P: Platform> ClientEnd<P> {
         out: &mut Buffer,
         deadline: u64,
     ) -> Result<Status, SendError> {
-        let mut spinner = Spinner::new(self.wait);
+        let mut spinner = Spinner::new(self.wait, &self.habit);
         loop {
             match self.look(transaction, out) {
-                Ok(Some(outcome)) => return outcome,
+                Ok(Some(outcome)) => {
+                    spinner.over(&mut self.habit);
+                    return outcome;
+                }
                 Ok(None) => {}
                 Err(fault) => {
                     self.fault = Some(fault);
                     return self.ended(transaction, Why::Protocol, out);
                 }
             }
-            match spinner.step(&self.ours, &self.theirs) {
+            match spinner.step(&mut self.habit, &self.ours, &self.theirs) {
                 Step::Again => continue,
                 Step::Look(now) => {
                     self.counters.looked();
@@ -472,8 +477,10 @@ impl<P: Platform> ClientEnd<P> {
     ) -> Result<Status, SendError> {
         self.mark(transaction);
         let mut grace = 0;
-        let mut spinner =
-            Spinner::new(if self.wait == Wait::Block { Wait::Block } else { Wait::Adaptive });
+        let mut spinner = Spinner::new(
+            if self.wait == Wait::Block { Wait::Block } else { Wait::Adaptive },
+            &self.habit,
+        );
         loop {
             match self.look(transaction, out) {
                 Ok(Some(outcome)) => return Self::withdrawn_for(outcome, why),
@@ -497,7 +504,7 @@ impl<P: Platform> ClientEnd<P> {
             if let Some(ended) = self.why_ended() {
                 return self.ended(transaction, ended, out);
             }
-            if spinner.step(&self.ours, &self.theirs) == Step::Sleep {
+            if spinner.step(&mut self.habit, &self.ours, &self.theirs) == Step::Sleep {
                 self.sleep(Also::Nothing, grace);
                 spinner.exhaust();
             }
@@ -646,7 +653,9 @@ impl<P: Platform> ClientEnd<P> {
             let words = [(self.theirs.doorbell(), doorbell), (self.status.as_ref(), 0)];
             let until =
                 if deadline == NEVER { P::now().saturating_add(PATROL_NS) } else { deadline };
+            let slept = Slept::begin::<P>(&self.habit);
             P::wait(&words, Some(until));
+            slept.end::<P>(&mut self.habit);
             self.counts.sleeps += 1;
             self.learner.woken::<P>(self.theirs.rang_at());
             self.counters.slept();
@@ -664,13 +673,13 @@ impl<P: Platform> ClientEnd<P> {
     /// # Errors
     /// `NotDelivered` with the reason if the connection has ended and no bits are pending.
     pub fn wait_notifications(&mut self, deadline: u64) -> Result<u64, SendError> {
-        let mut spinner = Spinner::new(self.wait);
+        let mut spinner = Spinner::new(self.wait, &self.habit);
         loop {
             let bits = self.take_notifications();
             if bits != 0 {
                 return Ok(bits);
             }
-            match spinner.step(&self.ours, &self.theirs) {
+            match spinner.step(&mut self.habit, &self.ours, &self.theirs) {
                 Step::Again => continue,
                 Step::Look(now) if now < deadline => {}
                 Step::Look(_) => return Ok(0),

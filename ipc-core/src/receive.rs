@@ -16,7 +16,7 @@ use crate::ring::{Buffer, Fault};
 use crate::segment::prefetch_all;
 use crate::server::{Found, Port, ServerEnd, Taken, sleep_fence};
 use crate::status::StatusReader;
-use crate::wait::{Learner, Spinner, Step, Wait};
+use crate::wait::{Habit, Learner, Slept, Spinner, Step, Wait};
 use rendez_protocol::status::ConnectionState;
 use rustix::event::{Timespec, epoll};
 use slab::Slab;
@@ -101,6 +101,7 @@ pub struct Receiver<E: End = ServerEnd<Host>> {
     cursor: usize,
     muted: Vec<usize>,
     wait: Wait,
+    habit: Habit,
     status: Option<Arc<StatusReader>>,
     kernel_word: u32,
     since_look: u32,
@@ -128,6 +129,7 @@ impl<E: End> Receiver<E> {
             cursor: 0,
             muted: Vec::new(),
             wait,
+            habit: Habit::default(),
             status,
             kernel_word,
             since_look: 0,
@@ -322,15 +324,16 @@ impl<E: End> Receiver<E> {
         if let Some(turn) = self.before(deadline)? {
             return Ok(turn);
         }
-        let mut spinner = Spinner::new(self.wait);
+        let mut spinner = Spinner::new(self.wait, &self.habit);
         loop {
             if let Some(turn) = self.poll(out) {
+                spinner.over(&mut self.habit);
                 return Ok(turn);
             }
             let step = match self.polled.first() {
                 Some(&index) => {
                     let (ours, theirs) = self.places[index].end.halves();
-                    spinner.step(ours, theirs)
+                    spinner.step(&mut self.habit, ours, theirs)
                 }
                 None if self.wait == Wait::Spin && !self.places.is_empty() => {
                     Step::Look(Host::now())
@@ -348,6 +351,7 @@ impl<E: End> Receiver<E> {
                     }
                 }
                 Step::Sleep => {
+                    spinner.exhaust();
                     if let Some(turn) = self.sleep(deadline)? {
                         return Ok(turn);
                     }
@@ -600,7 +604,12 @@ impl<E: End> Receiver<E> {
             tv_nsec: (ns % 1_000_000_000) as i64,
         });
         let mut space = [const { core::mem::MaybeUninit::<epoll::Event>::uninit() }; 64];
-        let (events, _) = match epoll::wait(&self.epoll, &mut space[..], timeout.as_ref()) {
+        let sleep = slept.then(|| Slept::begin::<Host>(&self.habit));
+        let found = epoll::wait(&self.epoll, &mut space[..], timeout.as_ref());
+        if let Some(sleep) = sleep {
+            sleep.end::<Host>(&mut self.habit);
+        }
+        let (events, _) = match found {
             Ok(found) => found,
             Err(rustix::io::Errno::INTR) => return Ok(None),
             Err(error) => return Err(error.into()),

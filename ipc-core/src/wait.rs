@@ -5,9 +5,18 @@
 //! spinning", 1991). The cost is learned from the wake-ups of this process: whoever rings leaves the
 //! time beside the doorbell now and then, whoever wakes compares.
 //!
+//! Competitive is not cheap: where each wait outlasts the budget, all of it is spun away each time. So
+//! a thread whose last waits were all too long sleeps at once, and spins again as soon as a sleep was so
+//! short that spinning would have caught its end.
+//!
 //! A spinner must know where its peer runs. If that is on the same processor, spinning burns the
-//! very time that the peer needs, so it yields instead; a yield that took many times as
-//! long as a wake-up means that somebody else wants the processor, and ends the spinning.
+//! very time that the peer needs, so it yields instead, at once if that was so the last time; a yield
+//! that took many times as long as a wake-up means that somebody else wants the processor: the thread
+//! sleeps, and does not yield again for a while.
+//!
+//! The first looks are at the ring alone and come as fast as they can, since the clock, the peer's
+//! processor and the status word cost as much as many of them: a reply that comes at once is found
+//! at once.
 
 use crate::half::{Ours, Theirs};
 use crate::platform::Platform;
@@ -51,6 +60,12 @@ const WAKE_NS_OLDEST: u64 = 100_000_000;
 const YIELDS_MIN: u32 = 4;
 /// A yield that took this much longer than a wake-up gave the processor to somebody else.
 const YIELD_TOO_LONG: u64 = 8;
+/// Waits in a row that outlast the budget, after which the thread sleeps at once, until a sleep was
+/// so short that spinning would have caught it.
+const LONG_WAITS: u8 = 4;
+/// Waits without a yield after one that took too long, the first time and at most.
+const CROWDED_MIN: u16 = 64;
+const CROWDED_MAX: u16 = 8192;
 /// Looks between two looks at the clock, and at whatever is not the ring.
 const TURNS_PER_LOOK: u32 = 32;
 /// Looks without any rest in between, before resting begins.
@@ -107,11 +122,55 @@ pub enum Step {
     Sleep,
 }
 
+/// What a waiting thread remembers from one wait to the next: one for each receiver and for each
+/// client's end.
+#[derive(Debug, Default)]
+pub struct Habit {
+    /// The peer ran on this thread's processor when that was looked at last.
+    together: bool,
+    /// What was published of the own processor last.
+    cpu: u32,
+    /// Waits in a row that outlasted the budget, at most [`LONG_WAITS`].
+    long_waits: u8,
+    /// Waits that are still to pass before another yield is tried.
+    crowded: u16,
+    /// How many waits that will be the next time.
+    crowded_next: u16,
+}
+
+impl Habit {
+    /// Whether the last waits all outlasted the budget.
+    const fn expects_long(&self) -> bool {
+        self.long_waits >= LONG_WAITS
+    }
+
+    /// A wait has ended before a sleep.
+    #[inline]
+    pub(crate) const fn was_short(&mut self) {
+        self.long_waits = 0;
+    }
+
+    /// A wait has slept from `from` to `to`, which includes a wake-up.
+    const fn slept(&mut self, from: u64, to: u64, budget: u64) {
+        if to.saturating_sub(from) < 2 * budget {
+            self.long_waits = 0;
+        }
+    }
+
+    /// A yield took so long that somebody else must want the processor.
+    fn crowd(&mut self) {
+        self.crowded_next = self.crowded_next.saturating_mul(2).clamp(CROWDED_MIN, CROWDED_MAX);
+        self.crowded = self.crowded_next;
+    }
+}
+
 /// One wait of one thread.
 #[derive(Debug)]
 pub struct Spinner {
     wait: Wait,
     turns: u32,
+    /// The turn at which the next look is due.
+    due: u32,
     started: u64,
     budget: u64,
     yields: u32,
@@ -121,19 +180,25 @@ impl Spinner {
     /// The start of a wait.
     #[must_use]
     #[inline]
-    pub const fn new(wait: Wait) -> Self {
-        Self { wait, turns: 0, started: 0, budget: 0, yields: 0 }
+    pub const fn new(wait: Wait, habit: &Habit) -> Self {
+        let due = if habit.together { 1 } else { TURNS_EAGER };
+        Self { wait, turns: 0, due, started: 0, budget: 0, yields: 0 }
     }
 
     /// Says what to do after a look that found nothing, and rests a little.
     #[inline]
-    pub fn step<P: Platform>(&mut self, ours: &Ours<P>, theirs: &Theirs<P>) -> Step {
+    pub fn step<P: Platform>(
+        &mut self,
+        habit: &mut Habit,
+        ours: &Ours<P>,
+        theirs: &Theirs<P>,
+    ) -> Step {
         if matches!(self.wait, Wait::Block) {
             return Step::Sleep;
         }
         self.turns = self.turns.wrapping_add(1);
-        if self.turns.is_multiple_of(TURNS_PER_LOOK) {
-            return self.look(ours, theirs);
+        if self.turns >= self.due {
+            return self.look(habit, ours, theirs);
         }
         if self.turns > TURNS_EAGER {
             P::pause();
@@ -142,38 +207,80 @@ impl Spinner {
     }
 
     #[cold]
-    fn look<P: Platform>(&mut self, ours: &Ours<P>, theirs: &Theirs<P>) -> Step {
+    fn look<P: Platform>(&mut self, habit: &mut Habit, ours: &Ours<P>, theirs: &Theirs<P>) -> Step {
         let mut now = P::now();
         if self.started == 0 {
             self.started = now;
             self.budget = learned_wake_ns();
         }
         let cpu = P::cpu().wrapping_add(1);
-        if theirs.cpu() == cpu {
-            P::yield_now();
-            let after = P::now();
-            let took = after.saturating_sub(now);
-            if matches!(self.wait, Wait::Adaptive) && took > self.budget * YIELD_TOO_LONG {
+        if habit.cpu != cpu {
+            habit.cpu = cpu;
+            ours.set_cpu(cpu);
+        }
+        let adaptive = matches!(self.wait, Wait::Adaptive);
+        habit.together = theirs.cpu() == cpu;
+        self.due = self.turns.wrapping_add(if habit.together { 1 } else { TURNS_PER_LOOK });
+        if adaptive && habit.expects_long() {
+            return Step::Sleep;
+        }
+        if habit.together {
+            if adaptive && habit.crowded > 0 {
+                habit.crowded -= 1;
                 return Step::Sleep;
             }
+            P::yield_now();
+            let after = P::now();
+            if adaptive && after.saturating_sub(now) > self.budget * YIELD_TOO_LONG {
+                // What we wait for may have come meanwhile: one look more, then sleep.
+                habit.crowd();
+                self.exhaust();
+                return Step::Look(after);
+            }
+            habit.crowded_next = 0;
             now = after;
             self.yields = self.yields.saturating_add(1);
             if self.yields < YIELDS_MIN {
-                ours.set_cpu(cpu);
                 return Step::Look(now);
             }
         }
-        ours.set_cpu(cpu);
-        if matches!(self.wait, Wait::Adaptive) && now.saturating_sub(self.started) > self.budget {
+        if adaptive && now.saturating_sub(self.started) > self.budget {
+            habit.long_waits = habit.long_waits.saturating_add(1);
             return Step::Sleep;
         }
         Step::Look(now)
     }
 
     /// Sleeps from now on: for a wait that has slept already.
-    pub(crate) fn exhaust(&mut self) {
+    pub(crate) const fn exhaust(&mut self) {
         if !matches!(self.wait, Wait::Spin) {
             self.wait = Wait::Block;
+        }
+    }
+
+    /// The wait is over. A thread that does not expect a short one any more learns from it.
+    #[inline]
+    pub(crate) const fn over(&self, habit: &mut Habit) {
+        if !matches!(self.wait, Wait::Block) && self.turns > 0 {
+            habit.was_short();
+        }
+    }
+}
+
+/// When a sleep began, if what it lasts is to be learned from.
+#[derive(Debug)]
+pub(crate) struct Slept(Option<u64>);
+
+impl Slept {
+    /// Before a sleep.
+    pub(crate) fn begin<P: Platform>(habit: &Habit) -> Self {
+        Self(habit.expects_long().then(P::now))
+    }
+
+    /// After it.
+    pub(crate) fn end<P: Platform>(self, habit: &mut Habit) {
+        if let Some(from) = self.0 {
+            habit.slept(from, P::now(), learned_wake_ns());
         }
     }
 }

@@ -50,12 +50,12 @@ impl<P: Platform> ClientEnd<P> {
     /// `NotDelivered` with the reason if the connection has ended.
     #[cold]
     pub fn wait_for_reply(&mut self, deadline: u64) -> Result<bool, SendError> {
-        let mut spinner = Spinner::new(self.wait);
+        let mut spinner = Spinner::new(self.wait, &self.habit);
         loop {
             if self.take_in()? {
                 return Ok(true);
             }
-            match spinner.step(&self.ours, &self.theirs) {
+            match spinner.step(&mut self.habit, &self.ours, &self.theirs) {
                 Step::Again => continue,
                 Step::Look(now) if now < deadline => {}
                 Step::Look(_) => return Ok(false),
