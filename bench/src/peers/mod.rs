@@ -15,6 +15,7 @@
     unreachable_pub,
     unused_qualifications,
     clippy::all,
+    clippy::unimplemented,
     clippy::wildcard_imports,
     reason = "generated"
 )]
@@ -28,9 +29,9 @@ mod tonic;
 mod zbus;
 
 pub(crate) use capnp_rpc::CapnpRpc;
-pub(crate) use iceoryx2::Iceoryx2;
+pub(crate) use iceoryx2::{Iceoryx2, Port, Yielding};
 pub(crate) use ipc_channel::IpcChannel;
-pub(crate) use tarpc::Tarpc;
+pub(crate) use tarpc::{Caller, ManyTarpc, Tarpc};
 pub(crate) use tonic::Tonic;
 pub(crate) use zbus::Zbus;
 

@@ -1,5 +1,9 @@
 //! tarpc over a Unix socket, with its own serde transport and bincode.
 
+mod many;
+
+pub(crate) use many::{Caller, ManyTarpc};
+
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -43,19 +47,15 @@ impl Mechanism for Tarpc {
     fn connect(&self, setting: Setting, launcher: &mut Launcher) -> io::Result<Box<dyn Client>> {
         let (mine, theirs) = sockets()?;
         launcher.start(&[theirs])?;
-        let runtime = runtime()?;
-        let client = runtime.block_on(async {
-            let transport = serde_transport::new(framed(mine, setting)?, Bincode::default());
-            io::Result::Ok(AnswerClient::new(client::Config::default(), transport).spawn())
-        })?;
-        Ok(Box::new(TarpcClient { runtime, client }))
+        Ok(Box::new(TarpcClient::over(mine, setting)?))
     }
 
     fn serve(&self, setting: Setting, descriptors: Vec<OwnedFd>) -> io::Result<Box<dyn Server>> {
         let socket = only(descriptors)?;
         Background::start(move |tally| {
             runtime()?.block_on(async {
-                let transport = serde_transport::new(framed(socket, setting)?, Bincode::default());
+                let transport =
+                    serde_transport::new(framed(stream(socket)?, setting), Bincode::default());
                 BaseChannel::with_defaults(transport)
                     .execute(AnswerServer { tally }.serve())
                     .for_each(|response| async {
@@ -69,14 +69,11 @@ impl Mechanism for Tarpc {
 }
 
 /// The transport's framing, which has to be told of the largest frame.
-fn framed(
-    socket: OwnedFd,
-    setting: Setting,
-) -> io::Result<Framed<UnixStream, LengthDelimitedCodec>> {
+fn framed(stream: UnixStream, setting: Setting) -> Framed<UnixStream, LengthDelimitedCodec> {
     let codec = LengthDelimitedCodec::builder()
         .max_frame_length(setting.payload_bytes + ENVELOPE)
         .new_codec();
-    Ok(Framed::new(stream(socket)?, codec))
+    Framed::new(stream, codec)
 }
 
 struct TarpcClient {
@@ -84,17 +81,30 @@ struct TarpcClient {
     client: AnswerClient,
 }
 
+impl TarpcClient {
+    fn over(socket: OwnedFd, setting: Setting) -> io::Result<Self> {
+        let runtime = runtime()?;
+        let client = runtime.block_on(async {
+            let transport =
+                serde_transport::new(framed(stream(socket)?, setting), Bincode::default());
+            io::Result::Ok(AnswerClient::new(client::Config::default(), transport).spawn())
+        })?;
+        Ok(Self { runtime, client })
+    }
+
+    #[inline]
+    fn exchange(&self, payload: &mut [u8]) -> io::Result<()> {
+        let request = ByteBuf::from(payload.to_vec());
+        let answering = self.client.answer(context::current(), request);
+        let reply = self.runtime.block_on(answering).map_err(other)?;
+        payload.copy_from_slice(&reply);
+        Ok(())
+    }
+}
+
 impl Client for TarpcClient {
     fn block(&mut self, recorder: &mut Recorder) -> io::Result<()> {
-        recorder.run(|payload| {
-            let request = ByteBuf::from(payload.to_vec());
-            let reply = self
-                .runtime
-                .block_on(self.client.answer(context::current(), request))
-                .map_err(other)?;
-            payload.copy_from_slice(&reply);
-            Ok(())
-        })
+        recorder.run(|payload| self.exchange(payload))
     }
 }
 
