@@ -392,10 +392,7 @@ impl Connection {
                 return Err(LeaseError::TooBig { asked: bytes, limit }.into());
             }
             if let Some(size) = self.bulk.next_size(owner, bytes) {
-                match owner {
-                    Owner::Client => self.attach(size, 0, deadline)?,
-                    Owner::Server => self.attach(0, size, deadline)?,
-                }
+                self.grow(owner, size, bytes, deadline)?;
             } else if self.bulk.flying.is_empty() && self.bulk.promises.is_empty() {
                 return Err(self.bulk.no_room(owner, bytes));
             } else {
@@ -411,6 +408,27 @@ impl Connection {
                     return Err(SendError::NotDelivered { why: Why::Deadline }.into());
                 }
             }
+        }
+    }
+
+    /// Attaches a larger arena in place of those that are idle: of `size` bytes, or, where a quota
+    /// is in the way of that, of just the `bytes` that are needed.
+    fn grow(
+        &mut self,
+        owner: Owner,
+        size: usize,
+        bytes: usize,
+        deadline: u64,
+    ) -> Result<(), Error> {
+        self.detach_idle(true);
+        let mut attach = |size| match owner {
+            Owner::Client => self.attach(size, 0, deadline),
+            Owner::Server => self.attach(0, size, deadline),
+        };
+        let least = bytes.next_multiple_of(4096);
+        match attach(size) {
+            Err(Error::Kernel(KernelError::Quota { .. })) if least < size => attach(least),
+            other => other,
         }
     }
 
@@ -646,7 +664,7 @@ impl Connection {
             })?;
             descriptors.push(Descriptor {
                 arena: promise.arena,
-                slot: 0,
+                word: 0,
                 kind: Kind::Room,
                 place: 0,
                 length: named as u32,
@@ -782,7 +800,7 @@ const UNSENT: u64 = u64::MAX;
 fn describe(arena: u32, kind: Kind, span: &Span) -> Descriptor {
     Descriptor {
         arena,
-        slot: 0,
+        word: 0,
         kind,
         place: (span.offset() / ARENA_UNIT_BYTES) as u32,
         length: span.len() as u32,

@@ -375,7 +375,7 @@ fn leased(operation: u16, descriptors: &[Descriptor]) -> (Header, Vec<u8>) {
 }
 
 fn one(kind: Kind, arena: u32, offset: usize, length: usize) -> Descriptor {
-    Descriptor { arena, slot: 0, kind, place: (offset / 64) as u32, length: length as u32 }
+    Descriptor { arena, word: 0, kind, place: (offset / 64) as u32, length: length as u32 }
 }
 
 /// Has `liar` lie in a connection of its own to the name server, which reads leases as any other.
@@ -471,9 +471,9 @@ fn release_words_that_lie_end_their_connection() {
         };
         let first = lend(&mut connection);
         assert_eq!(connection.reply(first), Status::OK.0);
-        // One lease was lent, by one of the slots: all of their words lie.
-        for slot in 0..256 {
-            memory.store_u32(slot * 4, said);
+        // One lease was lent, by one of the words: all of them lie.
+        for word in 0..256 {
+            memory.store_u32(word * 4, said);
         }
         lend(&mut connection);
         assert_eq!(liar.closed(&connection), ConnectionState::Protocol, "{said}");
@@ -518,8 +518,12 @@ fn a_server_that_lies_about_a_lease_is_left() {
         ("beyond the end", |id| vec![one(Kind::Lease, id, (1 << 20) - 64, 65)]),
         ("an arena that is not there", |id| vec![one(Kind::Lease, id + 7, 0, 64)]),
         ("overlapping", |id| vec![one(Kind::Lease, id, 0, 65), one(Kind::Payload, id, 64, 64)]),
-        ("one slot twice", |id| vec![one(Kind::Lease, id, 0, 64), one(Kind::Lease, id, 64, 64)]),
-        ("no slot", |id| vec![Descriptor { slot: 256, ..one(Kind::Lease, id, 0, 64) }]),
+        ("one release word twice", |id| {
+            vec![one(Kind::Lease, id, 0, 64), one(Kind::Lease, id, 64, 64)]
+        }),
+        ("no such release word", |id| {
+            vec![Descriptor { word: 256, ..one(Kind::Lease, id, 0, 64) }]
+        }),
         ("room, which only requests name", |id| vec![one(Kind::Room, id, 0, 64)]),
         ("more than was asked for", |id| vec![one(Kind::Lease, id, 0, 200)]),
     ];

@@ -6,14 +6,14 @@
 //! is that it has let go.
 //!
 //! # Words
-//! A client's arena begins with 256 *release words*, one for each *slot*. A reply's lease has a
-//! slot; the word of slot *s*, written by the client alone, counts the leases of that slot that the
-//! client has let go of. A request's lease needs no word: its transaction's reply ends it.
+//! A client's arena begins with 256 *release words*. A reply's lease is given one of them, by number:
+//! the client alone writes it, and counts in it the leases of that word that it has let go of. A
+//! request's lease needs no word: its transaction's reply ends it.
 //!
-//! # States of a slot
+//! # States of a release word
 //! *free* → (the handler takes room) *taken* → (L1: the reply is published) *lent* → (L4) *free*.
-//! The server counts in `issued` how often the slot was lent. Of a lent slot the word is
-//! `issued - 1` (held) or `issued` (let go of); nothing else can be.
+//! The server counts in `issued` how often it gave the word to a lease. While one is lent, the word
+//! says `issued - 1` (held) or `issued` (let go of); nothing else can be.
 //!
 //! # Steps of a reply's lease
 //! Server: (L1) write the bytes, enter them as lent, publish the reply. Client: (L2) copy bytes out
@@ -136,10 +136,10 @@ impl Room {
 
 /// The release words of an arena pair, as the client writes or the server reads them.
 pub trait Words<P: Platform> {
-    /// How many slots there are.
-    fn slots(&self) -> usize;
-    /// The word of a slot below [`Words::slots`].
-    fn word(&self, slot: u16) -> &P::U32;
+    /// How many there are.
+    fn count(&self) -> usize;
+    /// One of them, by its number, below [`Words::count`].
+    fn word(&self, number: u16) -> &P::U32;
 }
 
 /// What a server has lent out of one arena: its private book. `S` is what is lent; it is dropped
@@ -152,32 +152,32 @@ pub struct Lent<S> {
 }
 
 impl<S> Lent<S> {
-    /// Nothing lent yet, by `slots` slots.
+    /// Nothing lent yet, by `words` release words.
     #[must_use]
-    pub fn new(slots: usize) -> Self {
-        let slots = slots.min(1 << 16);
+    pub fn new(words: usize) -> Self {
+        let words = words.min(1 << 16);
         Self {
-            issued: vec![0; slots].into_boxed_slice(),
-            free: (0..slots).rev().map(|slot| slot as u16).collect(),
+            issued: vec![0; words].into_boxed_slice(),
+            free: (0..words).rev().map(|number| number as u16).collect(),
             lent: Vec::new(),
         }
     }
 
-    /// A slot for a lease that is being written, if one is free.
-    pub fn take_slot(&mut self) -> Option<u16> {
+    /// The number of a word for a lease that is being written, if one is free.
+    pub fn take_word(&mut self) -> Option<u16> {
         self.free.pop()
     }
 
-    /// A slot whose lease was never published.
-    pub fn give_slot(&mut self, slot: u16) {
-        self.free.push(slot);
+    /// Gives a word back whose lease was never published.
+    pub fn give_word(&mut self, number: u16) {
+        self.free.push(number);
     }
 
     /// (L1) Enters a lease that is about to be published.
-    pub fn lend(&mut self, slot: u16, what: S) {
-        let issued = &mut self.issued[usize::from(slot)];
+    pub fn lend(&mut self, number: u16, what: S) {
+        let issued = &mut self.issued[usize::from(number)];
         *issued = issued.wrapping_add(1);
-        self.lent.push((slot, what));
+        self.lent.push((number, what));
     }
 
     /// (L4) Takes back what the client has let go of.
@@ -186,19 +186,19 @@ impl<S> Lent<S> {
     /// [`LeaseFault::Release`] if a word is one that no honest client writes.
     pub fn reclaim<P: Platform>(&mut self, words: &impl Words<P>) -> Result<(), LeaseFault> {
         let mut place = 0;
-        while let Some((slot, _)) = self.lent.get(place) {
-            let slot = *slot;
-            let issued = self.issued[usize::from(slot)];
+        while let Some((number, _)) = self.lent.get(place) {
+            let number = *number;
+            let issued = self.issued[usize::from(number)];
             // ORDERING(release): Acquire; the client's copies are done before the bytes are written
             // again. Pairs with `Releases::release`.
-            let said = words.word(slot).load(P::ordering(Label::ReleaseAcquire, Acquire));
+            let said = words.word(number).load(P::ordering(Label::ReleaseAcquire, Acquire));
             if said == issued {
                 self.lent.swap_remove(place);
-                self.free.push(slot);
+                self.free.push(number);
             } else if said == issued.wrapping_sub(1) {
                 place += 1;
             } else {
-                return Err(LeaseFault::Release { slot, said, issued });
+                return Err(LeaseFault::Release { word: number, said, issued });
             }
         }
         Ok(())
@@ -219,39 +219,39 @@ pub struct Releases {
 }
 
 impl Releases {
-    /// Nothing held, nothing let go of, by `slots` slots.
+    /// Nothing held, nothing let go of, by `words` release words.
     #[must_use]
-    pub fn new(slots: usize) -> Self {
+    pub fn new(words: usize) -> Self {
         Self {
-            said: vec![0; slots].into_boxed_slice(),
-            held: vec![false; slots].into_boxed_slice(),
+            said: vec![0; words].into_boxed_slice(),
+            held: vec![false; words].into_boxed_slice(),
         }
     }
 
     /// Takes note of a lease that a reply names.
     ///
     /// # Errors
-    /// [`LeaseFault::Slot`] if there is no such slot, or this end holds its lease already.
-    pub fn hold(&mut self, slot: u16) -> Result<(), LeaseFault> {
-        match self.held.get_mut(usize::from(slot)) {
+    /// [`LeaseFault::Word`] if there is no such word, or this end holds its lease already.
+    pub fn hold(&mut self, number: u16) -> Result<(), LeaseFault> {
+        match self.held.get_mut(usize::from(number)) {
             Some(held) if !*held => {
                 *held = true;
                 Ok(())
             }
-            _ => Err(LeaseFault::Slot(slot)),
+            _ => Err(LeaseFault::Word(number)),
         }
     }
 
     /// (L3) Lets go of a lease that is held.
-    pub fn release<P: Platform>(&mut self, words: &impl Words<P>, slot: u16) {
-        let index = usize::from(slot);
+    pub fn release<P: Platform>(&mut self, words: &impl Words<P>, number: u16) {
+        let index = usize::from(number);
         debug_assert!(self.held[index], "released once");
         self.held[index] = false;
         let said = &mut self.said[index];
         *said = said.wrapping_add(1);
         // ORDERING(release): Release; our copies are done before the server writes again. Pairs with
         // `Lent::reclaim`.
-        words.word(slot).store(*said, P::ordering(Label::ReleaseRelease, Release));
+        words.word(number).store(*said, P::ordering(Label::ReleaseRelease, Release));
     }
 
     /// Whether nothing is held.
@@ -272,11 +272,11 @@ mod tests {
     struct Plain([AtomicU32; 2]);
 
     impl Words<Host> for Plain {
-        fn slots(&self) -> usize {
+        fn count(&self) -> usize {
             self.0.len()
         }
-        fn word(&self, slot: u16) -> &AtomicU32 {
-            &self.0[usize::from(slot)]
+        fn word(&self, number: u16) -> &AtomicU32 {
+            &self.0[usize::from(number)]
         }
     }
 
@@ -307,7 +307,7 @@ mod tests {
         for _ in 0..5000 {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let number = (seed >> 33) as usize;
-            if number % 2 == 0 && !taken.is_empty() {
+            if number.is_multiple_of(2) && !taken.is_empty() {
                 room.give(taken.swap_remove(number / 2 % taken.len()));
             } else if let Some(extent) = room.take(number % 1000) {
                 assert!(extent.end() <= 6400);
@@ -331,23 +331,23 @@ mod tests {
         let words = Plain([AtomicU32::new(0), AtomicU32::new(0)]);
         let (mut lent, mut releases) = (Lent::new(2), Releases::new(2));
         for _ in 0..3 {
-            let slots = [lent.take_slot().expect("one"), lent.take_slot().expect("two")];
-            assert_eq!(lent.take_slot(), None);
-            for slot in slots {
-                lent.lend(slot, "bytes");
-                releases.hold(slot).expect("not held yet");
+            let numbers = [lent.take_word().expect("one"), lent.take_word().expect("two")];
+            assert_eq!(lent.take_word(), None);
+            for number in numbers {
+                lent.lend(number, "bytes");
+                releases.hold(number).expect("not held yet");
             }
-            assert_eq!(releases.hold(slots[0]), Err(LeaseFault::Slot(slots[0])));
+            assert_eq!(releases.hold(numbers[0]), Err(LeaseFault::Word(numbers[0])));
             lent.reclaim(&words).expect("honest");
             assert_eq!(lent.count(), 2);
-            releases.release(&words, slots[1]);
+            releases.release(&words, numbers[1]);
             lent.reclaim(&words).expect("honest");
             assert_eq!(lent.count(), 1);
-            releases.release(&words, slots[0]);
+            releases.release(&words, numbers[0]);
             lent.reclaim(&words).expect("honest");
             assert!(lent.count() == 0 && releases.is_idle());
         }
-        assert_eq!(releases.hold(2), Err(LeaseFault::Slot(2)));
+        assert_eq!(releases.hold(2), Err(LeaseFault::Word(2)));
     }
 
     #[test]
@@ -355,10 +355,10 @@ mod tests {
         for said in [2, 7, u32::MAX] {
             let words = Plain([AtomicU32::new(0), AtomicU32::new(0)]);
             let mut lent = Lent::new(2);
-            let slot = lent.take_slot().expect("one");
-            lent.lend(slot, ());
-            words.word(slot).store(said, Ordering::Relaxed);
-            let fault = LeaseFault::Release { slot, said, issued: 1 };
+            let number = lent.take_word().expect("one");
+            lent.lend(number, ());
+            words.word(number).store(said, Ordering::Relaxed);
+            let fault = LeaseFault::Release { word: number, said, issued: 1 };
             assert_eq!(lent.reclaim(&words), Err(fault));
         }
     }

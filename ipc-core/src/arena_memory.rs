@@ -62,9 +62,9 @@ impl Map {
         Ok(())
     }
 
-    /// The release word of `slot`.
-    fn word(&self, slot: u16) -> &AtomicU32 {
-        let offset = usize::from(slot) % RELEASE_WORDS * size_of::<AtomicU32>();
+    /// The release word of that number.
+    fn word(&self, number: u16) -> &AtomicU32 {
+        let offset = usize::from(number) % RELEASE_WORDS * size_of::<AtomicU32>();
         const { assert!(RELEASE_WORDS * size_of::<AtomicU32>() <= ARENA_HEAD_BYTES) };
         // SAFETY: within the first page, and an arena has at least one.
         let word = unsafe { self.start.add(offset) }.cast::<AtomicU32>();
@@ -235,24 +235,24 @@ impl PeerArena {
 }
 
 impl Words<Host> for OwnArena {
-    fn slots(&self) -> usize {
+    fn count(&self) -> usize {
         RELEASE_WORDS
     }
     #[inline]
-    fn word(&self, slot: u16) -> &AtomicU32 {
+    fn word(&self, number: u16) -> &AtomicU32 {
         debug_assert_eq!(self.owner, Owner::Client);
-        self.map.word(slot)
+        self.map.word(number)
     }
 }
 
 impl Words<Host> for PeerArena {
-    fn slots(&self) -> usize {
+    fn count(&self) -> usize {
         RELEASE_WORDS
     }
     #[inline]
-    fn word(&self, slot: u16) -> &AtomicU32 {
+    fn word(&self, number: u16) -> &AtomicU32 {
         debug_assert_eq!(self.owner, Owner::Client);
-        self.map.word(slot)
+        self.map.word(number)
     }
 }
 

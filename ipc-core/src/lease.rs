@@ -35,9 +35,9 @@ pub enum LeaseFault {
     /// More descriptors of one kind than a message can have, or one that does not belong in it.
     #[error("the peer's message has lease descriptors that do not go together")]
     Together,
-    /// A lease's slot is none, or one whose last lease is still held.
-    #[error("the peer lends by slot {0}, which is none or in use")]
-    Slot(u16),
+    /// A lease's release word is none, or one whose last lease is still held.
+    #[error("the peer lends by release word {0}, which is none or in use")]
+    Word(u16),
     /// A reply lends more than its request named room for.
     #[error("the peer lends {lent} bytes where at most {room} were asked for")]
     Room {
@@ -47,13 +47,15 @@ pub enum LeaseFault {
         room: u64,
     },
     /// A release word says what cannot be.
-    #[error("the peer says that it let go of {said} leases of slot {slot}; {issued} were lent")]
+    #[error(
+        "the peer says that it let go of {said} leases by release word {word}; {issued} were lent"
+    )]
     Release {
-        /// Which slot.
-        slot: u16,
-        /// What its word says.
+        /// Which word.
+        word: u16,
+        /// What it says.
         said: u32,
-        /// How many leases the slot had.
+        /// How many leases it was given to.
         issued: u32,
     },
 }
@@ -94,7 +96,7 @@ impl Claims {
                     claims.payload = Some(place);
                 }
                 Kind::Room if claims.room.is_none() => {
-                    if one.place != 0 || one.slot != 0 || !has_room(one) {
+                    if one.place != 0 || one.word != 0 || !has_room(one) {
                         return Err(LeaseFault::Arena(one.arena));
                     }
                     claims.room = Some(place);
@@ -246,7 +248,7 @@ mod tests {
     }
 
     fn one(kind: Kind, offset: u32, length: u32) -> Descriptor {
-        Descriptor { arena: 1, slot: 0, kind, place: offset / 64, length }
+        Descriptor { arena: 1, word: 0, kind, place: offset / 64, length }
     }
 
     fn check(descriptors: &[Descriptor]) -> Result<Claims, LeaseFault> {

@@ -125,12 +125,12 @@ impl Back {
     fn hold(self: &Arc<Self>, descriptor: &Descriptor) -> Result<ReplyLease, LeaseFault> {
         let bytes = (descriptor.length as usize).next_multiple_of(ARENA_UNIT_BYTES);
         let mut books = self.books.lock();
-        books.releases.hold(descriptor.slot)?;
+        books.releases.hold(descriptor.word)?;
         books.held += bytes;
         drop(books);
         Ok(ReplyLease {
             lease: Lease::new(&self.memory, descriptor),
-            slot: descriptor.slot,
+            word: descriptor.word,
             bytes,
             back: Arc::clone(self),
         })
@@ -142,7 +142,7 @@ impl Back {
 #[derive(Debug)]
 pub struct ReplyLease {
     lease: Lease,
-    slot: u16,
+    word: u16,
     bytes: usize,
     back: Arc<Back>,
 }
@@ -159,7 +159,7 @@ impl Drop for ReplyLease {
     fn drop(&mut self) {
         let mut books = self.back.books.lock();
         books.held -= self.bytes;
-        books.releases.release::<Host>(&*self.back.words, self.slot);
+        books.releases.release::<Host>(&*self.back.words, self.word);
     }
 }
 

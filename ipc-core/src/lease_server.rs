@@ -215,18 +215,18 @@ impl ReplyRoom {
         }
         let mut lent = ours.lent.lock();
         lent.reclaim::<Host>(&*self.pair.theirs)?;
-        let slot = lent.take_slot();
+        let word = lent.take_word();
         drop(lent);
-        let Some(slot) = slot else {
+        let Some(word) = word else {
             return Err(full(NoRoom { longest: 0, left: 0, total: ours.memory.capacity() }));
         };
         match ours.memory.take(bytes) {
             Ok(span) => {
                 self.left -= taken;
-                Ok(ReplySpan { held: Some((slot, span)), pair: Arc::clone(&self.pair) })
+                Ok(ReplySpan { held: Some((word, span)), pair: Arc::clone(&self.pair) })
             }
             Err(no_room) => {
-                ours.lent.lock().give_slot(slot);
+                ours.lent.lock().give_word(word);
                 Err(full(no_room))
             }
         }
@@ -250,20 +250,20 @@ impl ReplySpan {
 
     /// (L1) Enters it as lent; how the reply names it. `None` if nothing is left of it.
     fn lend(mut self, kind: Kind) -> Option<Descriptor> {
-        let (slot, span) = self.held.take()?;
+        let (word, span) = self.held.take()?;
         let ours = self.pair.ours.as_ref()?;
         let descriptor = Descriptor {
             arena: self.pair.id,
-            slot,
+            word,
             kind,
             place: (span.offset() / ARENA_UNIT_BYTES) as u32,
             length: span.len() as u32,
         };
         if span.is_empty() {
-            ours.lent.lock().give_slot(slot);
+            ours.lent.lock().give_word(word);
             return None;
         }
-        ours.lent.lock().lend(slot, span);
+        ours.lent.lock().lend(word, span);
         Some(descriptor)
     }
 }
@@ -285,9 +285,9 @@ impl core::ops::DerefMut for ReplySpan {
 
 impl Drop for ReplySpan {
     fn drop(&mut self) {
-        if let (Some((slot, span)), Some(ours)) = (self.held.take(), &self.pair.ours) {
+        if let (Some((word, span)), Some(ours)) = (self.held.take(), &self.pair.ours) {
             drop(span);
-            ours.lent.lock().give_slot(slot);
+            ours.lent.lock().give_word(word);
         }
     }
 }

@@ -558,10 +558,10 @@ fn reply_from_another_thread() {
 struct ModelWords(loom::sync::Arc<loom::sync::atomic::AtomicU32>);
 
 impl<T: Twin> Words<Model<T>> for ModelWords {
-    fn slots(&self) -> usize {
+    fn count(&self) -> usize {
         1
     }
-    fn word(&self, _slot: u16) -> &loom::sync::atomic::AtomicU32 {
+    fn word(&self, _number: u16) -> &loom::sync::atomic::AtomicU32 {
         &self.0
     }
 }
@@ -579,15 +579,15 @@ fn lend_twice<T: Twin>(swapped: bool) {
         move || {
             let mut lent = Lent::new(1);
             for n in 1..=2 {
-                let slot = loop {
+                let word = loop {
                     lent.reclaim::<Model<T>>(&words).expect("an honest client");
-                    if let Some(slot) = lent.take_slot() {
-                        break slot;
+                    if let Some(word) = lent.take_word() {
+                        break word;
                     }
                     loom::thread::yield_now();
                 };
                 arena.area().write(0, &[n; 8]);
-                lent.lend(slot, ());
+                lent.lend(word, ());
                 writer.publish(&ours, HEADER, &[n]);
             }
         },

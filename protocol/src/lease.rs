@@ -6,7 +6,7 @@
 //! | bytes | field | |
 //! |---|---|---|
 //! | 0–3 | arena | which, counted from 1 for each connection |
-//! | 4–5 | slot | of a reply's lease: where the client says that it has let go of it; else 0 |
+//! | 4–5 | word | of a reply's lease: the number of its release word; else 0 |
 //! | 6 | kind | 1 lease, 2 payload, 3 room |
 //! | 7 | more | 1 if another descriptor follows, 0 after the last |
 //! | 8–11 | place | of the first byte, in units of 64 bytes |
@@ -14,7 +14,7 @@
 //!
 //! *Lease*: memory that the receiver may read until the transaction is over. *Payload*: the message
 //! was longer than the ring carries, and its payload lies there; what follows the descriptors in
-//! the ring is then empty. *Room* (requests only; place and slot are 0): the reply may carry so many
+//! the ring is then empty. *Room* (requests only; place and word are 0): the reply may carry so many
 //! bytes in the server's arena of that id. Each descriptor is a claim of whoever sent it.
 
 use crate::limit::{ARENA_BYTES_MAX, ARENA_UNIT_BYTES, LEASES_MAX};
@@ -61,7 +61,7 @@ pub struct Descriptor {
     /// Which arena.
     pub arena: u32,
     /// Of a reply's lease: its release word.
-    pub slot: u16,
+    pub word: u16,
     /// What it stands for.
     pub kind: Kind,
     /// Where it begins in the arena, in units of [`ARENA_UNIT_BYTES`].
@@ -88,7 +88,7 @@ impl Descriptor {
     #[inline]
     fn to_bytes(self, more: bool) -> [u8; DESCRIPTOR_BYTES] {
         let low = u64::from(self.arena)
-            | u64::from(self.slot) << 32
+            | u64::from(self.word) << 32
             | u64::from(self.kind.to_byte()) << 48
             | u64::from(more) << 56;
         let high = u64::from(self.place) | u64::from(self.length) << 32;
@@ -111,7 +111,7 @@ impl Descriptor {
             return Err(Malformed::Length(length));
         }
         let descriptor =
-            Self { arena: low as u32, slot: (low >> 32) as u16, kind, place: high as u32, length };
+            Self { arena: low as u32, word: (low >> 32) as u16, kind, place: high as u32, length };
         Ok((descriptor, more))
     }
 }
@@ -173,14 +173,14 @@ mod tests {
     use crate::limit::ARENA_BYTES_MAX;
 
     const ONE: Descriptor =
-        Descriptor { arena: 7, slot: 3, kind: Kind::Lease, place: 0x0012_3456, length: 99 };
+        Descriptor { arena: 7, word: 3, kind: Kind::Lease, place: 0x0012_3456, length: 99 };
 
     #[test]
     fn descriptors_survive_the_wire_with_what_follows_them() {
         let all = [
             ONE,
             Descriptor { kind: Kind::Payload, length: ARENA_BYTES_MAX, ..ONE },
-            Descriptor { kind: Kind::Room, place: 0, slot: 0, ..ONE },
+            Descriptor { kind: Kind::Room, place: 0, word: 0, ..ONE },
         ];
         for count in 1..=all.len() {
             let mut bytes = Vec::new();
