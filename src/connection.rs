@@ -115,27 +115,36 @@ impl Opened {
             replies: options.replies,
             doorbell,
         };
-        let (answer, mut descriptors) =
-            task.link().ask(&request, deadline).map_err(no_server_yet)?;
-        let Answer::Connecting { connection: id, status_index } = answer else {
-            return Err(out_of_turn(&answer));
+        let (answer, mut descriptors) = task.link().ask(&request, deadline).map_err(|error| {
+            task.spares().start_over(task);
+            no_server_yet(error)
+        })?;
+        let (id, status_index) = match answer {
+            Answer::Connecting { connection, status_index }
+            | Answer::Connected { connection, status_index, .. } => (connection, status_index),
+            other => return Err(out_of_turn(&other)),
         };
         // From here on the kernel knows the connection: a failure must let go of it.
         let opened = (|| {
-            let own = descriptors.pop_front().ok_or_else(|| missing("own segment"))?;
-            let own = OwnSegment::map(own, options.requests)
-                .map_err(|error| Error::system("mapping the connection's own segment", error))?;
-            let mapped = Request::Mapped { connection: id, doorbell };
-            let (answer, mut descriptors) =
-                task.link().ask(&mapped, deadline).map_err(|error| match error {
-                    // It ended before we had mapped our segment: its status word says why.
-                    Error::Kernel(KernelError::BadConnection(_)) => {
-                        let why = task.status().state(status_index).why().unwrap_or(Why::Closed);
-                        KernelError::NotCompleted(why).into()
-                    }
-                    other => no_server_yet(other),
-                })?;
-            let Answer::Connected { server, generation, rings, interface } = answer else {
+            let (own, answer, mut descriptors) = match &answer {
+                Answer::Connected { spare: Some(spare), .. } => {
+                    let own = task.spares().take(*spare).ok_or_else(|| missing("spare"))?;
+                    (own, answer, descriptors)
+                }
+                _ => {
+                    let own = descriptors.pop_front().ok_or_else(|| missing("own segment"))?;
+                    let own = OwnSegment::map(own, options.requests).map_err(|error| {
+                        Error::system("mapping the connection's own segment", error)
+                    })?;
+                    task.spares().missed(options.requests);
+                    let (answer, descriptors) = task
+                        .link()
+                        .ask(&Request::Mapped { connection: id, doorbell }, deadline)
+                        .map_err(|error| not_mapped(task, status_index, error))?;
+                    (own, answer, descriptors)
+                }
+            };
+            let Answer::Connected { server, generation, rings, interface, .. } = answer else {
                 return Err(out_of_turn(&answer));
             };
             let peer = descriptors.pop_front().ok_or_else(|| missing("server's segment"))?;
@@ -420,6 +429,19 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.task.link().tell(&Request::Disconnect { connection: self.id, why: Why::Closed });
+        self.task.spares().keep_for_client(&self.task);
+    }
+}
+
+/// Why the kernel did not complete a connection whose segment we have mapped.
+fn not_mapped(task: &Task, status_index: u32, error: Error) -> Error {
+    match error {
+        // It ended before we had mapped our segment: its status word says why.
+        Error::Kernel(KernelError::BadConnection(_)) => {
+            let why = task.status().state(status_index).why().unwrap_or(Why::Closed);
+            KernelError::NotCompleted(why).into()
+        }
+        other => no_server_yet(other),
     }
 }
 

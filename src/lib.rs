@@ -63,6 +63,8 @@ pub mod runtime;
 mod server;
 pub mod service;
 mod set;
+mod spares;
+mod stock;
 mod task;
 
 pub use client::Client;

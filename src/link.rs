@@ -74,6 +74,12 @@ impl Link {
         !self.served.swap(true, Ordering::Relaxed)
     }
 
+    /// Whether somebody takes this task's events.
+    pub(crate) fn is_served(&self) -> bool {
+        // Relaxed: whoever asks can only be too early or too late.
+        self.served.load(Ordering::Relaxed)
+    }
+
     /// Ends what [`Link::begin_serving`] began.
     pub(crate) fn end_serving(&self) {
         self.served.store(false, Ordering::Relaxed);
@@ -341,11 +347,14 @@ fn ring(bells: &[Arc<OwnedFd>]) {
 /// The requests that let go of what an answer brought.
 fn brought(answer: Answer) -> Vec<Request> {
     match answer {
-        Answer::Connecting { connection, .. } => {
+        Answer::Connecting { connection, .. } | Answer::Connected { connection, .. } => {
             vec![Request::Disconnect { connection, why: Why::Closed }]
         }
+        Answer::Spare { spare } => vec![Request::DropSpare { spare }],
         Answer::Attaching { connection, arena } => vec![Request::Detach { connection, arena }],
-        Answer::Slot(received) | Answer::Region(received) => vec![Request::Delete { slot: received.slot }],
+        Answer::Slot(received) | Answer::Region(received) => {
+            vec![Request::Delete { slot: received.slot }]
+        }
         Answer::Task { capability, .. } => vec![Request::Delete { slot: capability.slot }],
         Answer::Received(received) => {
             received.into_iter().map(|one| Request::Delete { slot: one.slot }).collect()

@@ -4,6 +4,7 @@ use crate::arenas::{Arenas, Attach};
 use crate::error::Error;
 use crate::region::EmptyRegion;
 use crate::service::{Caller, Context, Message, Reply, Service};
+use crate::stock::Stock;
 use crate::task::{Task, out_of_turn};
 use rendez_ipc_core::counters::{Identity, Side, ThreadCounters, server_counters};
 use rendez_ipc_core::half::{Ours, Theirs};
@@ -39,6 +40,7 @@ pub struct Server {
     /// Whether the service's descriptors are in the receiver.
     registered: bool,
     arenas: Arenas,
+    stock: Stock,
 }
 
 /// All of a server but what a message is read with: what its service may use meanwhile.
@@ -81,6 +83,7 @@ impl Server {
             callers: Vec::new(),
             registered: false,
             arenas: Arenas::new(),
+            stock: Stock::new(task),
         })
     }
 
@@ -152,7 +155,7 @@ impl Server {
         });
         let turn = self
             .receiver
-            .next(&mut self.buffer, deadline)
+            .next(&mut self.buffer, self.stock.at_latest(deadline))
             .map_err(|error| Error::system("waiting for messages", error))?;
         match turn {
             Turn::Message(key, taken) => {
@@ -183,6 +186,7 @@ impl Server {
             Turn::Descriptor(token) => {
                 service.ready(&mut self.world, token.saturating_sub(OF_SERVICE) as usize);
             }
+            Turn::Deadline if self.stock.is_due() => self.stock.replenish(&self.world.task),
             Turn::Deadline => service.expired(&mut self.world, Instant::now()),
         }
         Ok(())
@@ -241,7 +245,8 @@ impl Server {
         descriptors: VecDeque<OwnedFd>,
         service: &mut impl Service,
     ) {
-        let Event::Incoming { connection, .. } = event else { return };
+        let Event::Incoming { connection, replies, spare, .. } = event else { return };
+        self.stock.used(spare.is_some(), replies);
         if let Err(why) = self.admit(event, descriptors, service) {
             self.world.task.link().tell(&Request::Disconnect { connection, why });
         }
@@ -266,21 +271,29 @@ impl Server {
             requests,
             replies,
             rings,
+            spare,
         } = event
         else {
             return Ok(());
         };
         // Linux drops descriptors that this process has no room for.
         let mut next = || descriptors.pop_front().ok_or(Why::Quota);
-        let (own, peer, doorbell) = (next()?, next()?, next()?);
+        let own = match spare {
+            None => Some(next()?),
+            Some(_) => None,
+        };
+        let (peer, doorbell) = (next()?, next()?);
         let bell = match rings {
             Doorbell::Futex => HostBell::Futex,
             Doorbell::Event => HostBell::Event(next()?),
         };
         // What Linux refuses here is a limit of this process: descriptors or mappings.
-        let own = OwnSegment::map(own, replies).map_err(|_| Why::Quota)?;
-        let peer = PeerSegment::map(peer, requests).map_err(|_| Why::Protocol)?;
         let task = &self.world.task;
+        let own = match own {
+            Some(own) => OwnSegment::map(own, replies).map_err(|_| Why::Quota)?,
+            None => spare.and_then(|spare| task.spares().take(spare)).ok_or(Why::Quota)?,
+        };
+        let peer = PeerSegment::map(peer, requests).map_err(|_| Why::Protocol)?;
         let status = HostStatus::new(
             task.status().clone(),
             task.page().clone(),
@@ -310,7 +323,9 @@ impl Server {
             self.callers.resize(key.index() + 1, None);
         }
         self.callers[key.index()] = Some(caller);
-        self.world.task.link().tell(&Request::Mapped { connection, doorbell: Doorbell::Event });
+        if spare.is_none() {
+            self.world.task.link().tell(&Request::Mapped { connection, doorbell: Doorbell::Event });
+        }
         Ok(())
     }
 

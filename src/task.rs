@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::link::{Link, With};
 use crate::runtime::Place;
+use crate::spares::Spares;
 use rendez_ipc_core::control::{ForkRegistration, adopt_inherited, register_for_fork};
 use rendez_ipc_core::counters::PageFile;
 use rendez_ipc_core::platform::{Host, Platform};
@@ -44,6 +45,7 @@ struct Inner {
     given: Vec<Given>,
     status: Arc<StatusReader>,
     page: Arc<PageWriter>,
+    spares: Spares,
 }
 
 impl Task {
@@ -145,6 +147,7 @@ impl Task {
                 given,
                 status: Arc::new(status),
                 page: Arc::new(page),
+                spares: Spares::new(),
             }),
         };
         task.done(&Request::PageMapped)?;
@@ -200,6 +203,10 @@ impl Task {
 
     pub(crate) fn page(&self) -> &Arc<PageWriter> {
         &self.inner.page
+    }
+
+    pub(crate) fn spares(&self) -> &Spares {
+        &self.inner.spares
     }
 
     /// Asks the kernel, with the default deadline.

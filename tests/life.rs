@@ -423,6 +423,8 @@ fn raise_descriptor_limit() -> u64 {
 #[test]
 fn a_thousand_connections_to_one_server() {
     const MANY: usize = 1000;
+    /// Segments that a server keeps ready, at most.
+    const SPARES_MAX: usize = 8;
     if raise_descriptor_limit() < 3 * MANY as u64 {
         common::skip(format_args!("it needs {} open files (ulimit -Hn)", 3 * MANY));
         return;
@@ -462,11 +464,13 @@ fn a_thousand_connections_to_one_server() {
         for (connection, transaction) in connections.iter_mut().zip(begun) {
             connection.finish(transaction).unwrap().ok().unwrap();
         }
-        assert_eq!(segments(pid), before + 2 * MANY, "two segments a connection");
+        let mapped = segments(pid) - before;
+        let expected = 2 * MANY..=2 * MANY + SPARES_MAX;
+        assert!(expected.contains(&mapped), "two segments a connection, and spares: {mapped}");
         drop(connections);
         eventually("all are let go of", || {
             observer.ignore();
-            (segments(pid) <= before).then_some(())
+            (segments(pid) <= before + SPARES_MAX).then_some(())
         });
     }
 }

@@ -4,7 +4,7 @@
 //! effect, in the order in which it must happen. The shell performs them and decides nothing.
 
 use rendez_protocol::kernel::{Answer, Event, RegionKind};
-use rendez_protocol::{ArenaId, ConnectionId, ObjectId, TaskId};
+use rendez_protocol::{ArenaId, ConnectionId, ObjectId, SpareId, TaskId};
 
 /// One end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -62,6 +62,8 @@ pub enum Attach {
     Ring(ConnectionId, Side),
     /// A region.
     Region(ObjectId),
+    /// A task's spare, for it to map and to seal.
+    Spare(TaskId, SpareId),
 }
 
 /// One step for the shell.
@@ -106,6 +108,41 @@ pub enum Effect {
         /// Whose segment.
         side: Side,
     },
+    /// Remember the size of a spare; it is made when first attached.
+    MakeSpare {
+        /// Whose.
+        task: TaskId,
+        /// Which.
+        spare: SpareId,
+        /// How large.
+        bytes: usize,
+    },
+    /// Check the spare that its owner says it has populated and sealed, make the doorbell that goes
+    /// with it if `bell`, then call `Machine::spare_looked_at`.
+    CheckSpare {
+        /// Whose.
+        task: TaskId,
+        /// Which.
+        spare: SpareId,
+        /// Whether its owner waits by eventfd when it serves with it.
+        bell: bool,
+    },
+    /// A spare becomes the segment that `side` writes of a pair that was just made; if it is the
+    /// client's, the pair goes on that task's account. Whatever fails ends the pair.
+    UseSpare {
+        /// Whose.
+        task: TaskId,
+        /// Which.
+        spare: SpareId,
+        /// For what.
+        pair: Pair,
+        /// Whose it is there.
+        side: Side,
+    },
+    /// Let go of a spare. Not said of those of a task that is gone.
+    ForgetSpare(TaskId, SpareId),
+    /// The server of this connection was told of it: call `Machine::told`.
+    Told(ConnectionId),
     /// Remember a region, which is made when first attached; one that is shared with its size sealed
     /// once and for all.
     MakeRegion {
@@ -163,6 +200,6 @@ pub enum Effect {
         tasks: Vec<rendez_protocol::kernel::TaskInfo>,
     },
     /// The task is gone from the machine: close its socket (elsewhere: a last close can block),
-    /// its pidfd, its segments.
+    /// its pidfd, its segments, its spares.
     ForgetTask(TaskId),
 }

@@ -31,11 +31,14 @@ pub struct Quotas {
     pub parked: u32,
     /// Capabilities with which one task watches.
     pub watches: u32,
+    /// Spares of one task.
+    pub spares: u32,
     /// Regions that one task has made and that still exist. Each costs the kernel a descriptor.
     pub regions: u32,
     /// Their bytes.
     pub region_bytes: u64,
-    /// Bytes of both segments, and of all arenas, of all connections at whose client end one task is.
+    /// Bytes of both segments, and of all arenas, of all connections at whose client end one task is,
+    /// and of its spares.
     pub segment_bytes: u64,
     /// Bytes of the segments and arenas that one server makes for one client. It is the client that says how
     /// large they are and the server that populates them.
@@ -55,6 +58,7 @@ impl Default for Quotas {
             tickets: 1024,
             parked: 1024,
             watches: 4096,
+            spares: 16,
             regions: 256,
             region_bytes: 4 << 30,
             segment_bytes: 4 << 30,

@@ -1,4 +1,4 @@
-//! Memory that tasks share through the kernel's shell, over real sockets: arenas and regions.
+//! Memory that tasks share through the kernel's shell, over real sockets: arenas, regions, spares.
 //!
 //! Every receive has a time limit (`PATIENCE`), so that what hangs fails.
 
@@ -9,7 +9,7 @@ use rendez_protocol::kernel::{
     Answer, Doorbell, Event, Give, KernelError, Received, RegionKind, Request, Shape,
 };
 use rendez_protocol::status::Why;
-use rendez_protocol::{ArenaId, ConnectionId, Rights, Slot};
+use rendez_protocol::{ArenaId, ConnectionId, Rights, Slot, SpareId};
 use rustix::fs::SealFlags;
 use std::os::fd::OwnedFd;
 use system::{System, Task, mapped};
@@ -282,4 +282,124 @@ fn a_shared_region_is_written_by_all_who_may_and_read_by_nobody_else() {
         let held = Rights::MAP_READ;
         assert_eq!(refused, KernelError::MissingRights { slot, missing, held });
     }
+}
+
+/// Has a task make a spare of the default shape, filled with one byte.
+fn spare(task: &mut Task, with: u8, doorbell: Doorbell) -> SpareId {
+    let shape = Shape::default();
+    let (Answer::Spare { spare }, descriptors) = task.ask_for(Request::Spare { shape }) else {
+        panic!("no spare")
+    };
+    let own = one(descriptors);
+    fill(&own, shape.segment_bytes(), with);
+    rustix::fs::fcntl_add_seals(&own, SEALS).unwrap();
+    assert_eq!(task.ask(Request::SpareMapped { spare, doorbell }), Answer::Done);
+    spare
+}
+
+fn connect(task: &mut Task) -> u64 {
+    let shape = Shape::default();
+    let slot = task.given("service").slot;
+    task.send(&Request::Connect {
+        slot,
+        interface: None,
+        requests: shape,
+        replies: shape,
+        doorbell: Doorbell::Futex,
+    })
+}
+
+#[test]
+fn with_spares_a_connection_is_there_at_once() {
+    let mut system = System::start();
+    let mut server = system.server();
+    let mut client = system.visitor("client");
+    for (with, doorbell) in [(1, Doorbell::Event), (3, Doorbell::Futex)] {
+        let ours = spare(&mut client, with, Doorbell::Futex);
+        let theirs = spare(&mut server, with + 1, doorbell);
+        let asked = connect(&mut client);
+        let (answer, mut descriptors) = client.answer(asked);
+        let Answer::Connected { connection, spare, rings, .. } = answer else {
+            panic!("{answer:?}")
+        };
+        assert_eq!((spare, rings), (Some(ours), doorbell));
+        let replies = descriptors.remove(0);
+        check_sealed(&replies, Shape::default().segment_bytes()).unwrap();
+        assert_eq!(first_byte(&replies), with + 1);
+        let (event, mut others) = server.event();
+        let Event::Incoming { connection: same, spare, .. } = event else { panic!("{event:?}") };
+        assert_eq!((same, spare), (connection, Some(theirs)));
+        assert_eq!(first_byte(&others.remove(0)), with);
+        // The bell, if there is one, was made with the spare.
+        assert_eq!(
+            (descriptors.len(), others.len()),
+            match doorbell {
+                Doorbell::Event => (1, 1),
+                Doorbell::Futex => (0, 0),
+            }
+        );
+        if let (Some(ring), Some(wait)) = (descriptors.pop(), others.pop()) {
+            rustix::io::write(&ring, &1_u64.to_ne_bytes()).unwrap();
+            let mut polled = [rustix::event::PollFd::new(&wait, rustix::event::PollFlags::IN)];
+            assert_eq!(rustix::event::poll(&mut polled, None).unwrap(), 1);
+        }
+        let why = Why::Denied;
+        assert_eq!(server.ask(Request::Disconnect { connection, why }), Answer::Done);
+        assert_eq!(client.event().0, Event::Closed { connection, why });
+    }
+    // They are used up: step by step.
+    let asked = connect(&mut client);
+    assert!(matches!(client.answer(asked).0, Answer::Connecting { .. }));
+}
+
+#[test]
+fn a_spare_with_a_hole_or_without_its_seals_is_refused() {
+    let mut system = System::start();
+    let _first = system.first();
+    let mut task = system.visitor("client");
+    let doorbell = Doorbell::Event;
+    for fills in [false, true] {
+        let shape = Shape::default();
+        let (Answer::Spare { spare }, descriptors) = task.ask_for(Request::Spare { shape }) else {
+            panic!("no spare")
+        };
+        let own = one(descriptors);
+        if fills {
+            fill(&own, shape.segment_bytes(), 1);
+        } else {
+            rustix::fs::fcntl_add_seals(&own, SEALS).unwrap();
+        }
+        let answer = task.ask(Request::SpareMapped { spare, doorbell });
+        assert!(matches!(answer, Answer::Error(KernelError::Order(_))), "{answer:?}");
+        let answer = task.ask(Request::DropSpare { spare });
+        assert_eq!(answer, Answer::Error(KernelError::BadSpare(spare)), "it is gone");
+    }
+}
+
+#[test]
+fn a_server_that_does_not_read_hears_of_every_spare_that_is_taken() {
+    let mut system = System::start();
+    let mut server = system.server();
+    let mut client = system.visitor("client");
+    let theirs: Vec<_> = (0..8).map(|_| spare(&mut server, 2, Doorbell::Event)).collect();
+    let mut connections = Vec::new();
+    for _ in &theirs {
+        spare(&mut client, 1, Doorbell::Futex);
+        let asked = connect(&mut client);
+        let (answer, _) = client.answer(asked);
+        let Answer::Connected { connection, .. } = answer else { panic!("{answer:?}") };
+        let why = Why::Closed;
+        assert_eq!(client.ask(Request::Disconnect { connection, why }), Answer::Done);
+        connections.push(connection);
+    }
+    let mut taken = Vec::new();
+    let mut closed = Vec::new();
+    for _ in 0..2 * theirs.len() {
+        match server.event().0 {
+            Event::Incoming { spare: Some(spare), .. } => taken.push(spare),
+            Event::Closed { connection, .. } => closed.push(connection),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((taken, closed), (theirs, connections));
 }

@@ -65,6 +65,16 @@ impl fmt::Display for ArenaId {
     }
 }
 
+/// A spare segment of a task: counted from 1 for each task, never used again by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SpareId(pub u32);
+
+impl fmt::Display for SpareId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "spare {}", self.0)
+    }
+}
+
 impl TaskId {
     /// The kernel, as the task that capabilities to "the system" name.
     pub const KERNEL: Self = Self { index: 0, generation: 0 };

@@ -8,7 +8,7 @@
 //! Descriptors travel from the kernel to a task and never the other way. Which descriptors come
 //! with a frame, and in what order, is said at each variant.
 
-use crate::id::{ArenaId, ConnectionId, ObjectId, Slot, TaskId, Ticket};
+use crate::id::{ArenaId, ConnectionId, ObjectId, Slot, SpareId, TaskId, Ticket};
 use crate::rights::Rights;
 use crate::status::Why;
 use crate::version::{Interface, PROTOCOL, Version};
@@ -288,7 +288,9 @@ pub enum Request {
         interface: Option<Interface>,
     },
     /// Connect to an endpoint. Needs SEND. → [`Answer::Connecting`]; waits while the endpoint has
-    /// no receiver but a task that may bring one back lives.
+    /// no receiver but a task that may bring one back lives. If the client has a spare of the shape
+    /// `requests`, that becomes its segment, and the answer is [`Answer::Connected`]: at once if the
+    /// server has one of the shape `replies`.
     Connect {
         /// The endpoint.
         slot: Slot,
@@ -375,6 +377,27 @@ pub enum Request {
         slot: Slot,
         /// Whether to write it.
         write: bool,
+    },
+    /// Have a segment made in advance, for a connection to come: the next whose end here wants one
+    /// of this shape takes it. How many a task may have is its quota; their bytes count as those of
+    /// connections. → [`Answer::Spare`]
+    Spare {
+        /// Its shape.
+        shape: Shape,
+    },
+    /// A spare is mapped writable, populated, sealed and its descriptor closed, as with
+    /// [`Request::Mapped`]. → [`Answer::Done`], from when on it may be taken; or what is missing, and
+    /// then it is gone.
+    SpareMapped {
+        /// Which.
+        spare: SpareId,
+        /// How its owner is woken if it is taken for the server's end of a connection.
+        doorbell: Doorbell,
+    },
+    /// Let go of a spare. → [`Answer::Done`], or [`KernelError::BadSpare`] if it has been taken
+    DropSpare {
+        /// Which.
+        spare: SpareId,
     },
     /// Have memory for leases: an arena that the client writes and, if `replies` is not 0, one that
     /// the server writes, under one id. From the client of a complete connection only; at most
@@ -469,6 +492,12 @@ pub enum Answer {
     /// `rings` is [`Doorbell::Event`], the eventfd that rings the server, then, if the client chose
     /// [`Doorbell::Event`], the epoll instance it waits on.
     Connected {
+        /// Which.
+        connection: ConnectionId,
+        /// The index of its word in the client's status segment.
+        status_index: u32,
+        /// The spare that has become the client's own segment, if it was one.
+        spare: Option<SpareId>,
         /// The server.
         server: TaskId,
         /// The endpoint's incarnation.
@@ -484,6 +513,12 @@ pub enum Answer {
     Page,
     /// It could not be done.
     Error(KernelError),
+    /// A spare is being made. Descriptor: it (map for writing, populate, seal, close, then
+    /// [`Request::SpareMapped`]).
+    Spare {
+        /// Which.
+        spare: SpareId,
+    },
     /// A region is made. Descriptor: the region itself, empty.
     Region(Received),
     /// A region, to be mapped: for reading a sealed or published one, for both a shared one.
@@ -514,6 +549,10 @@ pub enum Event {
     /// instance that an [`Doorbell::Event`] server waits on, then, if `rings` is
     /// [`Doorbell::Event`], the eventfd that rings the client. The server then says
     /// [`Request::Mapped`], or [`Request::Disconnect`] to refuse.
+    ///
+    /// With a `spare` the connection is complete: that spare is the server's own segment. Neither
+    /// does its descriptor come, nor is there anything to be said. The epoll instance comes only if
+    /// the server chose [`Doorbell::Event`] for the spare.
     Incoming {
         /// Which connection.
         connection: ConnectionId,
@@ -537,6 +576,8 @@ pub enum Event {
         replies: Shape,
         /// How the client is rung.
         rings: Doorbell,
+        /// The spare that has become the server's own segment, if it was one.
+        spare: Option<SpareId>,
     },
     /// A connection has ended; its status word says so already.
     Closed {
@@ -709,6 +750,9 @@ pub enum KernelError {
     /// No such connection, or not the caller's.
     #[error("{0} is not a connection of this task (closed, or never was)")]
     BadConnection(ConnectionId),
+    /// The task has no such spare: taken, dropped, or never there.
+    #[error("{0} is not there (taken, dropped, or never made)")]
+    BadSpare(SpareId),
     /// The connection has no such arena: detached, or never attached.
     #[error("{connection} has no {arena} (detached, or never attached)")]
     BadArena {

@@ -27,7 +27,7 @@ pub mod supervisor;
 pub mod version;
 
 pub use encode::{DecodeError, decode, encode};
-pub use id::{ArenaId, ConnectionId, ObjectId, Slot, TaskId, Ticket};
+pub use id::{ArenaId, ConnectionId, ObjectId, Slot, SpareId, TaskId, Ticket};
 pub use rights::Rights;
 pub use status::{Status, Why};
 pub use version::{Interface, Version};

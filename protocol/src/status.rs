@@ -129,6 +129,10 @@ pub enum ConnectionState {
     Closed = 3,
     /// One end broke the protocol and the other reported it.
     Protocol = 4,
+    /// The server refused it, though it was complete: its segment was a spare.
+    Denied = 5,
+    /// An end had no room for it.
+    Quota = 6,
 }
 
 impl ConnectionState {
@@ -141,6 +145,8 @@ impl ConnectionState {
             1 => Self::Dead,
             2 => Self::Revoked,
             4 => Self::Protocol,
+            5 => Self::Denied,
+            6 => Self::Quota,
             _ => Self::Closed,
         }
     }
@@ -154,6 +160,8 @@ impl ConnectionState {
             Self::Revoked => Some(Why::Revoked),
             Self::Closed => Some(Why::Closed),
             Self::Protocol => Some(Why::Protocol),
+            Self::Denied => Some(Why::Denied),
+            Self::Quota => Some(Why::Quota),
         }
     }
 }

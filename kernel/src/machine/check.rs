@@ -119,7 +119,11 @@ impl Machine {
                 connection.bytes().saturating_add(arenas)
             })
             .sum();
+        let spares = task.spares.values().map(|spare| spare.shape.segment_bytes() as u64);
+        let bytes = bytes.saturating_add(spares.sum());
         assert_eq!(task.segment_bytes.get(), bytes, "bytes of {id}");
+        assert!(task.spares.len() <= self.quotas.spares as usize, "spares of {id}");
+        assert!(task.spares.keys().all(|spare| (1..=task.spares_ever).contains(&spare.0)));
         let mut shares: BTreeMap<TaskId, Share> = BTreeMap::new();
         for connection in ends(Side::Client).filter_map(|(id, _)| self.connections.get(*id)) {
             let share = shares.entry(connection.server.task).or_default();
@@ -177,6 +181,7 @@ impl Machine {
                                 connection.phase,
                                 Phase::ClientSeals { client }
                                 | Phase::ServerMaps { client }
+                                | Phase::Telling { client }
                                 | Phase::ServerSeals { client, .. } if client == *transaction
                             )
                     })
@@ -282,6 +287,7 @@ impl Machine {
                 Phase::ClientMaps | Phase::Open => None,
                 Phase::ClientSeals { client }
                 | Phase::ServerMaps { client }
+                | Phase::Telling { client }
                 | Phase::ServerSeals { client, .. } => Some(client),
             };
             if let Some(transaction) = waits {

@@ -8,6 +8,7 @@
 //! means the client's.
 
 use super::arena::Arena;
+use super::endpoint::Wait;
 use super::tree::{Holder, Node, NodeId};
 use super::words::Words;
 use super::{Machine, Reply, label};
@@ -15,7 +16,7 @@ use crate::effect::{Attach, Effect, Pair, Side};
 use rendez_protocol::kernel::{Answer, Doorbell, KernelError, ObjectKind, Shape};
 use rendez_protocol::status::ConnectionState;
 use rendez_protocol::{
-    ArenaId, ConnectionId, Interface, ObjectId, Rights, Slot, TaskId, Ticket, limit,
+    ArenaId, ConnectionId, Interface, ObjectId, Rights, Slot, SpareId, TaskId, Ticket, limit,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -50,7 +51,7 @@ impl Wanted {
     }
 }
 
-fn check_shape(what: &str, shape: Shape) -> Result<(), KernelError> {
+pub(super) fn check_shape(what: &str, shape: Shape) -> Result<(), KernelError> {
     if shape.is_valid() {
         return Ok(());
     }
@@ -88,9 +89,20 @@ pub(super) struct End {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     ClientMaps,
-    ClientSeals { client: u64 },
-    ServerMaps { client: u64 },
-    ServerSeals { client: u64, server: u64 },
+    ClientSeals {
+        client: u64,
+    },
+    ServerMaps {
+        client: u64,
+    },
+    ServerSeals {
+        client: u64,
+        server: u64,
+    },
+    /// The shell is telling the server, whose segment was a spare.
+    Telling {
+        client: u64,
+    },
     Open,
 }
 
@@ -108,6 +120,8 @@ pub(super) struct Connection {
     pub(super) serves: Option<Interface>,
     /// What is in escrow for it.
     pub(super) tickets: BTreeSet<Ticket>,
+    /// What the client's segment was before.
+    pub(super) spare: Option<SpareId>,
     /// Arenas, attached or on the way there.
     pub(super) arenas: BTreeMap<ArenaId, Arena>,
     /// How many it has had.
@@ -141,7 +155,8 @@ impl Connection {
             (
                 Phase::ClientSeals { client }
                 | Phase::ServerMaps { client }
-                | Phase::ServerSeals { client, .. },
+                | Phase::ServerSeals { client, .. }
+                | Phase::Telling { client },
                 Side::Client,
             ) => Some(client),
             (Phase::ServerSeals { server, .. }, Side::Server) => Some(server),
@@ -207,6 +222,7 @@ impl Machine {
         };
 
         let id = self.connections.next_id();
+        let requests = wanted.requests;
         let bytes = wanted.bytes();
         self.set_holder(node, Holder::End(id, Side::Client));
         let server_node = self.tree.insert(
@@ -254,11 +270,22 @@ impl Machine {
             wanted,
             serves: receiver.interface,
             tickets: BTreeSet::new(),
+            spare: None,
             arenas: BTreeMap::new(),
             arenas_ever: 0,
         });
         if client_reused {
             self.set_status(client, client_index, ConnectionState::Open as u32);
+        }
+        if let Some((spare, _)) = self.take_spare(client, requests, id.into(), Side::Client) {
+            if let Some(connection) = self.connections.get_mut(id) {
+                connection.spare = Some(spare);
+            }
+            if let Some(task) = self.tasks.get_mut(client) {
+                task.waits.insert(transaction, Wait::Mapped(id));
+            }
+            self.client_ready(id, transaction);
+            return Ok(());
         }
         let answer = Answer::Connecting { connection: id, status_index: client_index };
         let attach = vec![Attach::OwnSegment(Pair::Connection(id), Side::Client)];

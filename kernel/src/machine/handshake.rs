@@ -10,7 +10,7 @@ use super::{Machine, Reply};
 use crate::effect::{Attach, Effect, Pair, Side};
 use rendez_protocol::kernel::{Answer, Doorbell, Event, KernelError};
 use rendez_protocol::status::ConnectionState;
-use rendez_protocol::{ConnectionId, TaskId, Why};
+use rendez_protocol::{ConnectionId, SpareId, TaskId, Why};
 
 impl Machine {
     /// An end has mapped, populated and sealed its own segment.
@@ -52,10 +52,7 @@ impl Machine {
         let Some(connection) = self.connections.get_mut(id) else { return };
         match (connection.phase, side) {
             (Phase::ClientSeals { client }, Side::Client) => match result {
-                Ok(()) => {
-                    connection.phase = Phase::ServerMaps { client };
-                    self.tell_server(id);
-                }
+                Ok(()) => self.client_ready(id, client),
                 Err(error) => {
                     let client_task = connection.client.task;
                     self.end_wait(client_task, client, Err(error));
@@ -80,8 +77,38 @@ impl Machine {
         }
     }
 
-    /// Tells the server that somebody wants to connect.
-    fn tell_server(&mut self, id: ConnectionId) {
+    /// The client's segment is sealed, and its request waits. With a spare of the server's the
+    /// connection is complete as soon as the server is told.
+    pub(super) fn client_ready(&mut self, id: ConnectionId, client: u64) {
+        let Some(connection) = self.connections.get(id) else { return };
+        let (server, shape) = (connection.server.task, connection.wanted.replies);
+        let spare = self.take_spare(server, shape, id.into(), Side::Server);
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        connection.phase = match spare {
+            Some((_, doorbell)) => {
+                connection.server.doorbell = doorbell;
+                Phase::Telling { client }
+            }
+            None => Phase::ServerMaps { client },
+        };
+        self.tell_server(id, spare.map(|(spare, _)| spare));
+        if spare.is_some() {
+            self.effects.push(Effect::Told(id));
+        }
+    }
+
+    /// The server has been told of a connection with a spare of its own: it is complete.
+    pub(super) fn server_told(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(id)
+            && let Phase::Telling { client } = connection.phase
+        {
+            connection.phase = Phase::Open;
+            self.complete(id, client);
+        }
+    }
+
+    /// Tells the server that somebody wants to connect; or has, if its segment was a spare.
+    fn tell_server(&mut self, id: ConnectionId, spare: Option<SpareId>) {
         let Some(connection) = self.connections.get(id) else { return };
         let (client, server) = (connection.client, connection.server);
         let credentials = self.tasks.get(client.task).and_then(|task| task.credentials);
@@ -100,12 +127,17 @@ impl Machine {
             requests: connection.wanted.requests,
             replies: connection.wanted.replies,
             rings: client.doorbell,
+            spare,
         };
-        let mut attach = vec![
-            Attach::OwnSegment(id.into(), Side::Server),
-            Attach::SealedSegment(id.into(), Side::Client),
-            Attach::Wait(id, Side::Server),
-        ];
+        let mut attach = Vec::with_capacity(4);
+        if spare.is_none() {
+            attach.push(Attach::OwnSegment(id.into(), Side::Server));
+        }
+        attach.push(Attach::SealedSegment(id.into(), Side::Client));
+        // Without a spare it has not said yet how it waits.
+        if spare.is_none() || server.doorbell == Doorbell::Event {
+            attach.push(Attach::Wait(id, Side::Server));
+        }
         if client.doorbell == Doorbell::Event {
             attach.push(Attach::Ring(id, Side::Client));
         }
@@ -120,6 +152,9 @@ impl Machine {
         let Some(connection) = self.connections.get(id) else { return };
         let (client, server) = (connection.client, connection.server);
         let answer = Answer::Connected {
+            connection: id,
+            status_index: client.index,
+            spare: connection.spare,
             server: server.task,
             generation: connection.generation,
             rings: server.doorbell,
@@ -234,6 +269,8 @@ fn state_after(why: Why) -> ConnectionState {
         Why::Dead => ConnectionState::Dead,
         Why::Revoked => ConnectionState::Revoked,
         Why::Protocol => ConnectionState::Protocol,
+        Why::Denied => ConnectionState::Denied,
+        Why::Quota => ConnectionState::Quota,
         _ => ConnectionState::Closed,
     }
 }

@@ -16,6 +16,7 @@
 //! | `connection`, `handshake` | connections: made in steps, ended in one |
 //! | `arena` | memory for leases: attached in steps, detached in one |
 //! | `region` | memory as a capability |
+//! | `spare` | segments that are ready before anybody connects |
 //! | `words` | the words of a task's status segment |
 //! | `ticket` | capabilities in escrow, on their way over a connection |
 //! | `watch` | who is told of whose death |
@@ -44,6 +45,9 @@
 //! | `ServerSeals` | the shell | the server hears `Done`, the client `Connected` |
 //! | `Open` | | |
 //!
+//! An end that has a spare skips its two phases (`spare`). When the server's are skipped, the
+//! connection is for a moment in the phase `Telling`, until the shell has told the server.
+//!
 //! The server knows nothing of a connection before `Incoming`, and cannot name it. Whatever ends a
 //! connection, at whatever phase, ends it completely: status words first, then those who wait for
 //! it are answered, then whoever knew of it and did not ask for its end is told. Its tickets die
@@ -71,6 +75,7 @@ mod front_door;
 mod handshake;
 mod region;
 mod space;
+mod spare;
 mod table;
 mod task;
 #[cfg(test)]
@@ -87,7 +92,7 @@ use endpoint::Endpoint;
 use front_door::FrontDoor;
 use region::Region;
 use rendez_protocol::kernel::{Answer, Credentials, Event, Hello, KernelError, Request};
-use rendez_protocol::{ConnectionId, ObjectId, Slot, TaskId, Ticket, Why, limit};
+use rendez_protocol::{ConnectionId, ObjectId, Slot, SpareId, TaskId, Ticket, Why, limit};
 use std::collections::BTreeMap;
 use table::Table;
 use task::Task;
@@ -229,6 +234,30 @@ impl Machine {
         effects.append(&mut self.effects);
     }
 
+    /// The outcome of [`Effect::CheckSpare`]. An error ends the spare.
+    pub fn spare_looked_at(
+        &mut self,
+        task: TaskId,
+        spare: SpareId,
+        result: Result<(), KernelError>,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.spare_seen(task, spare, result);
+        effects.append(&mut self.effects);
+    }
+
+    /// A spare could not be made, and its owner was not told of it. Idempotent.
+    pub fn spare_failed(&mut self, task: TaskId, spare: SpareId, effects: &mut Vec<Effect>) {
+        self.forget_spare(task, spare);
+        effects.append(&mut self.effects);
+    }
+
+    /// [`Effect::Told`]: the server of a connection has been told of it.
+    pub fn told(&mut self, connection: ConnectionId, effects: &mut Vec<Effect>) {
+        self.server_told(connection);
+        effects.append(&mut self.effects);
+    }
+
     /// The outcome of [`Effect::CheckRegion`].
     pub fn region_looked_at(
         &mut self,
@@ -345,6 +374,11 @@ impl Machine {
             Request::ArenaMapped { connection, arena } => {
                 self.arena_mapped(who, transaction, connection, arena)
             }
+            Request::Spare { shape } => self.make_spare(who, transaction, shape),
+            Request::SpareMapped { spare, doorbell } => {
+                self.spare_mapped(who, transaction, spare, doorbell)
+            }
+            Request::DropSpare { spare } => self.drop_spare(who, spare),
             Request::CreateRegion { bytes, kind } => {
                 self.create_region(who, transaction, bytes, kind)
             }

@@ -7,6 +7,7 @@
 
 use super::endpoint::Wait;
 use super::space::Cell;
+use super::spare::Spare;
 use super::table::Table;
 use super::tree::{NodeId, Object};
 use super::words::Words;
@@ -18,7 +19,7 @@ use rendez_protocol::kernel::{
     Answer, Credentials, Give, Given, Hello, KernelError, ObjectKind, TaskInfo,
 };
 use rendez_protocol::version::PROTOCOL;
-use rendez_protocol::{ConnectionId, ObjectId, Rights, Slot, TaskId, limit};
+use rendez_protocol::{ConnectionId, ObjectId, Rights, Slot, SpareId, TaskId, limit};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// All rights that there are to a task.
@@ -81,6 +82,9 @@ pub(super) struct Task {
     pub(super) client_connections: Count,
     pub(super) server_connections: Count,
     pub(super) segment_bytes: Count,
+    /// Segments that it has made in advance, and how many it ever did.
+    pub(super) spares: BTreeMap<SpareId, Spare>,
+    pub(super) spares_ever: u32,
     /// Regions that it made and that still exist, and their bytes.
     pub(super) regions: Count,
     pub(super) region_bytes: Count,
@@ -152,6 +156,8 @@ impl Machine {
             client_connections: Count::default(),
             server_connections: Count::default(),
             segment_bytes: Count::default(),
+            spares: BTreeMap::new(),
+            spares_ever: 0,
             regions: Count::default(),
             region_bytes: Count::default(),
             shares: BTreeMap::new(),

@@ -74,6 +74,9 @@ const UNGREETED_MAX: usize = 64;
 const MAKING_SHARE: u64 = 64;
 /// How many connections and arenas one task may have in the making however many descriptors there are.
 const MAKING_MAX: usize = 1024;
+/// The kernel's descriptors divided by the spares of all tasks together, of which each takes up to
+/// three.
+const SPARES_SHARE: u64 = 24;
 /// What part of the kernel's descriptors the regions of all tasks together may be.
 const REGIONS_SHARE: u64 = 4;
 /// How soon to try again what Linux had no room for, in ms.
@@ -296,6 +299,7 @@ impl Shell {
             closers,
             segments: Segments::new(
                 usize::try_from(descriptors / MAKING_SHARE).unwrap_or(MAKING_MAX).min(MAKING_MAX),
+                usize::try_from(descriptors / SPARES_SHARE).unwrap_or(usize::MAX),
                 closing.clone(),
             ),
             regions: Regions::new(

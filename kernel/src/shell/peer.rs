@@ -69,6 +69,9 @@ impl Outgoing {
 
     pub(super) fn event(event: &Event, payload: Vec<u8>, descriptors: Vec<Shared>) -> Self {
         let topic = match event {
+            // With a spare it is told for good: it says which spare is taken. A task with more of
+            // these than it may have spares has read some.
+            Event::Incoming { spare: Some(_), .. } => None,
             Event::Incoming { connection, .. } => Some(Topic::Offered((*connection).into())),
             Event::Attach { connection, arena, .. } => {
                 Some(Topic::Offered(Pair::Arena(*connection, *arena)))

@@ -49,6 +49,26 @@ impl Shell {
                 self.machine.sealed(pair, side, result, &mut effects);
                 self.effects.extend(effects);
             }
+            Effect::MakeSpare { task, spare, bytes } => {
+                self.segments.make_spare(task, spare, bytes);
+            }
+            Effect::CheckSpare { task, spare, bell } => {
+                let result = self.segments.check_spare(task, spare, bell);
+                let mut effects = Vec::new();
+                self.machine.spare_looked_at(task, spare, result, &mut effects);
+                self.effects.extend(effects);
+            }
+            Effect::UseSpare { task, spare, pair, side } => {
+                if self.segments.use_spare(task, spare, pair, side).is_err() {
+                    self.give_up(pair, side);
+                }
+            }
+            Effect::ForgetSpare(task, spare) => self.segments.forget_spare(task, spare),
+            Effect::Told(connection) => {
+                let mut effects = Vec::new();
+                self.machine.told(connection, &mut effects);
+                self.effects.extend(effects);
+            }
             Effect::MakeRegion { region, bytes, kind } => self.regions.make(region, bytes, kind),
             Effect::CheckRegion { to, transaction, region } => {
                 let result = self.regions.check(region);
@@ -76,6 +96,7 @@ impl Shell {
                 self.answer_task(to, transaction, answer, &[]);
             }
             Effect::ForgetTask(task) => {
+                self.segments.forget_spares(task);
                 if let Some((id, _)) = self.peer(task) {
                     self.remove(id);
                 }
@@ -135,6 +156,11 @@ impl Shell {
             }
             Err(error) => {
                 self.answer(id, transaction, &Answer::Error(error), vec![]);
+                if let Answer::Spare { spare } = answer {
+                    let mut effects = Vec::new();
+                    self.machine.spare_failed(to, spare, &mut effects);
+                    self.effects.extend(effects);
+                }
                 if let Answer::Region(capability) = answer {
                     let mut effects = Vec::new();
                     self.machine.take_back(to, capability.slot, &mut effects);
@@ -286,6 +312,7 @@ impl Shell {
                 .and_then(|(_, peer)| peer.inherited.take())
                 .ok_or_else(|| refused("making the task's kernel socket", Errno::MFILE)),
             Attach::Region(region) => self.regions.file(region),
+            Attach::Spare(task, spare) => self.segments.spare(task, spare),
             Attach::OwnSegment(pair, side) => self.segments.own(pair, side),
             Attach::SealedSegment(pair, side) => self.segments.sealed(pair, side),
             Attach::Wait(connection, side) => self.segments.wait(connection.into(), side),
@@ -319,6 +346,7 @@ fn pair_of(attach: &Attach) -> Option<Pair> {
         | Attach::TaskPage(_)
         | Attach::SealedPage(_)
         | Attach::TaskSocket(_)
-        | Attach::Region(_) => None,
+        | Attach::Region(_)
+        | Attach::Spare(..) => None,
     }
 }

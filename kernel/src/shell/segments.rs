@@ -3,8 +3,8 @@
 use super::closer::Closing;
 use crate::effect::{Pair, Side};
 use rendez_ipc_core::status::{PAGE_BYTES, SEALS, has_hole, memory_file};
-use rendez_protocol::TaskId;
 use rendez_protocol::kernel::KernelError;
+use rendez_protocol::{SpareId, TaskId};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fs::SealFlags;
 use std::collections::HashMap;
@@ -63,6 +63,9 @@ impl Drop for Held {
 #[derive(Debug)]
 pub(super) struct Segments {
     pairs: HashMap<Pair, Made>,
+    spares: HashMap<(TaskId, SpareId), End>,
+    /// How many spares there may be, of all tasks together: each costs up to three descriptors.
+    spares_max: usize,
     /// How many pairs are being made for each task that asked for some: between the first
     /// descriptor that is made and the last that has gone out.
     making: HashMap<TaskId, usize>,
@@ -110,9 +113,17 @@ pub(super) fn system(doing: &str, error: impl Into<io::Error>) -> KernelError {
 }
 
 impl Segments {
-    /// `making_max`: how many connections, and pairs of arenas, a task may have in the making.
-    pub(super) fn new(making_max: usize, closing: Closing) -> Self {
-        Self { pairs: HashMap::new(), making: HashMap::new(), making_max, closing }
+    /// `making_max`: how many connections, and pairs of arenas, a task may have in the making;
+    /// `spares_max`: how many spares all tasks may have together.
+    pub(super) fn new(making_max: usize, spares_max: usize, closing: Closing) -> Self {
+        Self {
+            pairs: HashMap::new(),
+            spares: HashMap::new(),
+            spares_max,
+            making: HashMap::new(),
+            making_max,
+            closing,
+        }
     }
 
     /// A task's page. Its owner decides how much memory is behind it, so its last close may take long.
@@ -123,8 +134,7 @@ impl Segments {
 
     /// Remembers the sizes of two segments.
     pub(super) fn make(&mut self, pair: Pair, client: usize, server: usize) {
-        let end = |bytes| End { bytes, segment: None, sealed: false, bell: Bell::NotMade };
-        let made = Made { ends: [end(client), end(server)], maker: None };
+        let made = Made { ends: [End::new(client), End::new(server)], maker: None };
         self.pairs.insert(pair, made);
     }
 
@@ -160,6 +170,60 @@ impl Segments {
         }
     }
 
+    /// Remembers the size of a spare.
+    pub(super) fn make_spare(&mut self, task: TaskId, spare: SpareId, bytes: usize) {
+        self.spares.insert((task, spare), End::new(bytes));
+    }
+
+    /// A spare, for its owner.
+    pub(super) fn spare(&mut self, task: TaskId, spare: SpareId) -> Result<Shared, KernelError> {
+        if self.spares.len() > self.spares_max {
+            let what = "spares of all tasks together".into();
+            return Err(KernelError::Quota { what, limit: self.spares_max as u64 });
+        }
+        let end = self.spares.get_mut(&(task, spare)).ok_or(KernelError::BadSpare(spare))?;
+        end.own(&self.closing)
+    }
+
+    /// Whether a spare is sealed and whole; with a `bell`, it has one from now on.
+    pub(super) fn check_spare(
+        &mut self,
+        task: TaskId,
+        spare: SpareId,
+        bell: bool,
+    ) -> Result<(), KernelError> {
+        let end = self.spares.get_mut(&(task, spare)).ok_or(KernelError::BadSpare(spare))?;
+        end.check(&spare)?;
+        if bell {
+            end.bell.made()?;
+        }
+        Ok(())
+    }
+
+    /// A spare becomes the segment of `side` of a pair. The client pays for what that is in the
+    /// making.
+    pub(super) fn use_spare(
+        &mut self,
+        task: TaskId,
+        spare: SpareId,
+        pair: Pair,
+        side: Side,
+    ) -> Result<(), KernelError> {
+        let end = self.spares.remove(&(task, spare)).ok_or(KernelError::BadSpare(spare))?;
+        *self.end(pair, side)? = end;
+        if side == Side::Client { self.charge(pair, task) } else { Ok(()) }
+    }
+
+    /// Lets go of a spare.
+    pub(super) fn forget_spare(&mut self, task: TaskId, spare: SpareId) {
+        self.spares.remove(&(task, spare));
+    }
+
+    /// Lets go of all spares of a task.
+    pub(super) fn forget_spares(&mut self, task: TaskId) {
+        self.spares.retain(|(owner, _), _| *owner != task);
+    }
+
     fn end(&mut self, pair: Pair, side: Side) -> Result<&mut End, KernelError> {
         self.pairs
             .get_mut(&pair)
@@ -170,28 +234,12 @@ impl Segments {
     /// The segment that `side` writes, for its owner; made now if it is not there yet.
     pub(super) fn own(&mut self, pair: Pair, side: Side) -> Result<Shared, KernelError> {
         let closing = self.closing.clone();
-        let end = self.end(pair, side)?;
-        let segment = match end.segment.take() {
-            Some(segment) => segment,
-            None => {
-                let file = memory_file("rendez-segment", end.bytes)
-                    .map_err(|error| system("making a segment", error))?;
-                Rc::new(Held::file(file, end.bytes, &closing))
-            }
-        };
-        end.segment = Some(Rc::clone(&segment));
-        Ok(segment)
+        self.end(pair, side)?.own(&closing)
     }
 
     /// Whether the segment that `side` has populated is sealed and whole.
     pub(super) fn check(&mut self, pair: Pair, side: Side) -> Result<(), KernelError> {
-        let end = self.end(pair, side)?;
-        let Some(segment) = &end.segment else {
-            return Err(KernelError::Order(format!("{pair:?} has no segment to look at yet")));
-        };
-        check(segment, end.bytes, SEALS, "segment")?;
-        end.sealed = true;
-        Ok(())
+        self.end(pair, side)?.check(&pair)
     }
 
     /// The segment that `side` writes, sealed, for its reader: it goes out once.
@@ -211,6 +259,36 @@ impl Segments {
     pub(super) fn wait(&mut self, pair: Pair, side: Side) -> Result<Shared, KernelError> {
         let (_, wait) = self.end(pair, side)?.bell.made()?;
         wait.take().ok_or_else(|| KernelError::Order(format!("{pair:?}: bell given away")))
+    }
+}
+
+impl End {
+    fn new(bytes: usize) -> Self {
+        Self { bytes, segment: None, sealed: false, bell: Bell::NotMade }
+    }
+
+    /// The segment, for its owner; made now if it is not there yet.
+    fn own(&mut self, closing: &Closing) -> Result<Shared, KernelError> {
+        let segment = match self.segment.take() {
+            Some(segment) => segment,
+            None => {
+                let file = memory_file("rendez-segment", self.bytes)
+                    .map_err(|error| system("making a segment", error))?;
+                Rc::new(Held::file(file, self.bytes, closing))
+            }
+        };
+        self.segment = Some(Rc::clone(&segment));
+        Ok(segment)
+    }
+
+    /// Whether the segment is sealed and whole.
+    fn check(&mut self, whose: &dyn core::fmt::Debug) -> Result<(), KernelError> {
+        let Some(segment) = &self.segment else {
+            return Err(KernelError::Order(format!("{whose:?} has no segment to look at yet")));
+        };
+        check(segment, self.bytes, SEALS, "segment")?;
+        self.sealed = true;
+        Ok(())
     }
 }
 
@@ -291,7 +369,7 @@ mod tests {
 
     fn segments(making_max: usize) -> (Segments, Closers) {
         let closers = Closers::start(|| Ok(())).unwrap();
-        (Segments::new(making_max, closers.closing()), closers)
+        (Segments::new(making_max, 1, closers.closing()), closers)
     }
 
     #[test]

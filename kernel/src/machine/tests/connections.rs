@@ -80,7 +80,15 @@ fn steps(client_bell: Doorbell, server_bell: Doorbell) {
     let generation = 1;
     assert_eq!(
         answer,
-        Answer::Connected { server, generation, rings: server_bell, interface: None }
+        Answer::Connected {
+            connection,
+            status_index: 1,
+            spare: None,
+            server,
+            generation,
+            rings: server_bell,
+            interface: None,
+        }
     );
     let mut expected = vec![Attach::SealedSegment(connection.into(), Side::Server)];
     if server_bell == Doorbell::Event {
@@ -180,7 +188,7 @@ fn who_disconnects_is_only_answered_and_the_other_is_told() {
         let (asker, other) = if by_client { (client, server) } else { (server, client) };
         world.log.clear();
         assert_eq!(world.ask(asker, disconnect(connection)), Answer::Done);
-        assert_eq!(world.words(), [(client, 1, 3), (server, 1, 3)]);
+        assert_eq!(world.words(), [(client, 1, 5), (server, 1, 5)]);
         assert_eq!(world.events(other), [Event::Closed { connection, why: Why::Denied }]);
         assert_eq!(world.log, [], "its segments were forgotten once it was complete");
         // The other end says that it knows; then nobody has anything to say any more.
@@ -214,7 +222,7 @@ fn nobody_but_the_kernel_says_dead_or_revoked() {
         (Why::Dead, Why::Closed, 3),
         (Why::Revoked, Why::Closed, 3),
         (Why::Protocol, Why::Protocol, 4),
-        (Why::Quota, Why::Quota, 3),
+        (Why::Quota, Why::Quota, 6),
     ] {
         let Pair { mut world, server, client, send, .. } = pair();
         let connection = world.connected(client, send, server);
@@ -248,7 +256,7 @@ fn a_server_that_dies_or_refuses_before_completion() {
             (Why::Dead, 1)
         } else {
             world.ask(server, disconnect(connection));
-            (Why::Denied, 3)
+            (Why::Denied, 5)
         };
         assert!(world.words().contains(&(client, index, word)));
         let error = KernelError::NotCompleted(why);

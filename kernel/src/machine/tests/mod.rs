@@ -7,6 +7,7 @@ mod endpoints;
 mod random;
 mod reference;
 mod regions;
+mod spares;
 mod tasks;
 mod tickets;
 mod watches;
@@ -101,12 +102,19 @@ impl World {
     /// Does what a shell would do at once.
     fn settle(&mut self) {
         self.machine.check();
-        while let Some(at) =
-            self.log.iter().position(|effect| matches!(effect, Effect::Seal { .. }) && self.seals)
-        {
-            if let Effect::Seal { pair, side } = self.log.remove(at) {
-                self.seal(pair, side, Ok(()));
+        let looks = |effect: &Effect| {
+            matches!(effect, Effect::Seal { .. } | Effect::CheckSpare { .. } | Effect::Told(_))
+        };
+        while let Some(at) = self.log.iter().position(|effect| self.seals && looks(effect)) {
+            match self.log.remove(at) {
+                Effect::Seal { pair, side } => self.seal(pair, side, Ok(())),
+                Effect::CheckSpare { task, spare, .. } => {
+                    self.machine.spare_looked_at(task, spare, Ok(()), &mut self.log);
+                }
+                Effect::Told(connection) => self.machine.told(connection, &mut self.log),
+                other => panic!("{other:?}"),
             }
+            self.machine.check();
         }
     }
 

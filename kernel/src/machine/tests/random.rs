@@ -6,12 +6,13 @@
 use super::{CREDENTIALS, Hello};
 use crate::effect::{Effect, Pair, Side};
 use crate::machine::Machine;
+use crate::machine::spare::Phase;
 use crate::quota::Quotas;
 use rendez_protocol::kernel::{
     Answer, Doorbell, Event, Give, KernelError, Offer, RegionKind, Request, Shape, Travel,
 };
 use rendez_protocol::{
-    ArenaId, ConnectionId, Interface, ObjectId, Rights, Slot, TaskId, Ticket, Version, Why,
+    ArenaId, ConnectionId, Interface, ObjectId, Rights, Slot, SpareId, TaskId, Ticket, Version, Why,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -63,6 +64,9 @@ struct Run {
     indices: BTreeMap<(TaskId, ConnectionId), Vec<u32>>,
     made: BTreeSet<Pair>,
     regions: BTreeSet<ObjectId>,
+    spares: BTreeSet<(TaskId, SpareId)>,
+    spare_looks: Vec<(TaskId, SpareId)>,
+    tellings: Vec<ConnectionId>,
     /// Regions to be looked at, for whom, and which request.
     looks: Vec<(TaskId, u64, ObjectId)>,
     /// Arenas that were attached or offered, some of them long ago.
@@ -85,6 +89,7 @@ impl Run {
             tickets: 4,
             parked: 6,
             watches: 8,
+            spares: 3,
             regions: 3,
             region_bytes: 5 * 4096,
             segment_bytes: 10 * Shape::default().segment_bytes() as u64,
@@ -101,6 +106,9 @@ impl Run {
             indices: BTreeMap::new(),
             made: BTreeSet::new(),
             regions: BTreeSet::new(),
+            spares: BTreeSet::new(),
+            spare_looks: Vec::new(),
+            tellings: Vec::new(),
             looks: Vec::new(),
             arenas: Vec::new(),
             transaction: 0,
@@ -152,6 +160,16 @@ impl Run {
                 }
             }
             2 => return self.hello(who),
+            40..50 if !self.tellings.is_empty() => {
+                let connection = self.tellings.remove(0);
+                self.machine.told(connection, &mut effects);
+            }
+            50..56 if !self.spare_looks.is_empty() => {
+                let (task, spare) = self.spare_looks.remove(0);
+                let error = KernelError::Malformed("not sealed".into());
+                let result = if self.dice.one_in(6) { Err(error) } else { Ok(()) };
+                self.machine.spare_looked_at(task, spare, result, &mut effects);
+            }
             30..40 if !self.looks.is_empty() => {
                 let (to, transaction, region) = self.looks.remove(0);
                 let error = KernelError::Malformed("not sealed".into());
@@ -250,7 +268,7 @@ impl Run {
 
     fn request(&mut self, who: TaskId) -> Request {
         let connection = self.connection(who);
-        let what = self.dice.below(142);
+        let what = self.dice.below(156);
         let slot = self.slot(
             who,
             match what {
@@ -260,7 +278,7 @@ impl Run {
                 58..72 => Rights::SEND,
                 94..96 => Rights::KILL,
                 96..100 => Rights::INSPECT,
-                133.. => Rights::MAP_READ,
+                133..142 => Rights::MAP_READ,
                 _ => Rights::empty(),
             },
         );
@@ -327,6 +345,20 @@ impl Run {
                     .pick(&[RegionKind::Sealed, RegionKind::Published, RegionKind::Shared])
                     .unwrap(),
             },
+            142..148 => Request::Spare { shape: self.shape() },
+            148..156 => {
+                let all: Vec<SpareId> = self
+                    .spares
+                    .iter()
+                    .filter_map(|(owner, spare)| (*owner == who).then_some(*spare))
+                    .collect();
+                let spare = self.dice.pick(&all).unwrap_or(SpareId(1));
+                if what < 155 {
+                    Request::SpareMapped { spare, doorbell: self.doorbell() }
+                } else {
+                    Request::DropSpare { spare }
+                }
+            }
             133..137 => Request::RegionSealed { slot },
             137..142 => Request::MapRegion { slot, write: self.dice.one_in(3) },
             112..130 => {
@@ -379,10 +411,26 @@ impl Run {
                 }
                 Effect::ForgetTask(task) => {
                     assert!(self.tasks.contains(&task));
+                    self.spares.retain(|(owner, _)| *owner != task);
                     self.tasks.retain(|id| *id != task);
                     self.unanswered.retain(|_, of| *of != task);
                     self.known.remove(&task);
                 }
+                Effect::MakeSpare { task, spare, .. } => {
+                    assert!(self.spares.insert((task, spare)), "{spare} was made twice");
+                }
+                Effect::CheckSpare { task, spare, .. } => {
+                    assert!(self.spares.contains(&(task, spare)));
+                    self.spare_looks.push((task, spare));
+                }
+                Effect::UseSpare { task, spare, pair, .. } => {
+                    assert!(self.spares.remove(&(task, spare)), "{spare} was never made");
+                    assert!(self.made.contains(&pair), "{pair:?} was never made");
+                }
+                Effect::ForgetSpare(task, spare) => {
+                    assert!(self.spares.remove(&(task, spare)), "{spare} was never made");
+                }
+                Effect::Told(connection) => self.tellings.push(connection),
                 Effect::MakeRegion { region, .. } => {
                     assert!(self.regions.insert(region), "{region:?} was made twice");
                 }
@@ -413,6 +461,12 @@ impl Run {
                 })
             };
             let looks = self.looks.iter().any(|(to, it, _)| (to, it) == (who, transaction));
+            let spare = |task: &crate::machine::task::Task| {
+                task.spares.values().any(|spare| {
+                    matches!(spare.phase, Phase::Seals { transaction: it, .. } if it == *transaction)
+                })
+            };
+            let looks = looks || self.machine.tasks.get(*who).is_some_and(spare);
             assert!(waits || seals() || looks, "{transaction} of {who} was forgotten");
         }
     }
@@ -472,6 +526,13 @@ impl Run {
             Answer::Mapping { .. } => "mapping",
             Answer::Error(KernelError::NotAttached { .. }) => "not attached",
             Answer::Error(KernelError::BadArena { .. }) => "bad arena",
+            Answer::Spare { .. } => "spare",
+            Answer::Error(KernelError::BadSpare(_)) => "bad spare",
+            Answer::Connected { connection, status_index, spare: Some(_), .. } => {
+                known.connections.push(connection);
+                self.told(who, connection, status_index);
+                "connected with a spare"
+            }
             Answer::Connected { .. } => "connected",
             Answer::Serving { .. } => "serving",
             Answer::Revoked { connections: 1.., .. } => "severed",
@@ -503,10 +564,10 @@ impl Run {
 
     fn hear(&mut self, who: TaskId, event: Event) {
         let name = match event {
-            Event::Incoming { connection, status_index, .. } => {
+            Event::Incoming { connection, status_index, spare, .. } => {
                 self.known.entry(who).or_default().connections.push(connection);
                 self.told(who, connection, status_index);
-                "incoming"
+                if spare.is_some() { "incoming with a spare" } else { "incoming" }
             }
             Event::Closed { connection, .. } => {
                 let indices = &self.indices[&(who, connection)];
@@ -534,7 +595,7 @@ fn anything_in_any_order() {
     let mut seen: BTreeMap<&str, u32> = BTreeMap::new();
     for seed in 0..12 {
         let mut run = Run::new(seed);
-        for step in 0..3_000 {
+        for step in 0..4_000 {
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run.step()));
             if let Err(cause) = result {
                 eprintln!("seed {seed}, step {step}");
@@ -563,6 +624,10 @@ fn anything_in_any_order() {
         "connecting",
         "ticket",
         "connected",
+        "connected with a spare",
+        "incoming with a spare",
+        "spare",
+        "bad spare",
         "region",
         "mapping",
         "attaching",
