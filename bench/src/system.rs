@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use rendez::region::Mapped;
 use rendez::service::{Context, Message, Refusal, Reply, Service};
 use rendez::{Connection, Options, Rights, Server, Slot, Status, Task};
 use rendez_kernel::quota::Quotas;
@@ -22,7 +23,7 @@ use rustix::net::{
 use crate::Error;
 use crate::launch::{self, Partner};
 use crate::mechanism::{Wait, answer};
-use crate::role::{Actor, Role, exactly, process_cpu_ns};
+use crate::role::{Actor, Role, exactly, now_ns, process_cpu_ns};
 
 /// The operation whose reply is the request, one higher.
 pub(crate) const ANSWER: u16 = 1;
@@ -33,6 +34,22 @@ pub(crate) const EMPTY: u16 = 3;
 
 /// The operation whose request is a ticket: the server accepts it and lets go of what it stands for.
 pub(crate) const ACCEPT: u16 = 4;
+
+/// The operation that lends something, has it read once, and lends as much back, one higher.
+pub(crate) const LENT_BACK: u16 = 5;
+/// The operation that lends something which the server does not touch: the reply is the payload, one
+/// higher.
+pub(crate) const LENT_ONLY: u16 = 6;
+/// The operation whose request is a ticket for a region: the server maps it, reads it once, and keeps
+/// the mapping until the next one comes.
+pub(crate) const REGION_TAKE: u16 = 7;
+/// The operation about the region that the server has mapped, and does not touch: the reply is the
+/// payload, one higher.
+pub(crate) const REGION_USE: u16 = 8;
+
+/// The operation whose reply is three times in ns: when the handler began, when it replied, and when
+/// it had replied to the one before.
+pub(crate) const STAMP: u16 = 9;
 
 /// Order: take connections until there are that many.
 const ADMIT: u64 = 1;
@@ -258,7 +275,7 @@ impl Role for Serving {
         let server = Server::new(&task).map_err(io::Error::other)?;
         let slot = task.given_as("serve").map_err(io::Error::other)?.slot;
         server.serve(slot, None).map_err(io::Error::other)?;
-        Ok(Box::new(ServingActor { server, service: Answers::default() }))
+        Ok(Box::new(ServingActor { server, service: Answers::new(task) }))
     }
 }
 
@@ -306,10 +323,58 @@ fn accept(context: &mut dyn Context, message: &Message<'_>) -> Result<Vec<u8>, R
 }
 
 /// What the servers of the experiments offer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Answers {
+    task: Task,
     payload: Vec<u8>,
+    region: Option<Mapped>,
+    replied_ns: u64,
     stopped: bool,
+}
+
+impl Answers {
+    const fn new(task: Task) -> Self {
+        Self { task, payload: Vec::new(), region: None, replied_ns: 0, stopped: false }
+    }
+
+    fn lend_back(&mut self, message: &Message<'_>, mut reply: Reply<'_>) {
+        let Some(lease) = message.leases.first() else {
+            return reply.send(Status::MALFORMED, &[]);
+        };
+        self.payload.resize(lease.len(), 0);
+        lease.copy_to(0, &mut self.payload);
+        answer(&mut self.payload);
+        match reply.lease(self.payload.len()) {
+            Ok(mut back) => {
+                back.copy_from_slice(&self.payload);
+                reply.with_lease(back).ok(&[]);
+            }
+            Err(_) => reply.send(Status::TOO_BIG, &[]),
+        }
+    }
+
+    fn take_region(
+        &mut self,
+        context: &mut dyn Context,
+        message: &Message<'_>,
+    ) -> Result<Vec<u8>, Refusal> {
+        let refused = |text: String| Refusal::new(Status::DENIED, text);
+        let ticket = message.payload.first_chunk().copied().map_or(0, u64::from_le_bytes);
+        let received = context
+            .accept(message.caller.connection, Ticket(ticket))
+            .map_err(|error| refused(error.to_string()))?;
+        for capability in received {
+            let mapped = self.task.map_region(capability.slot);
+            context.delete(capability.slot).map_err(|error| refused(error.to_string()))?;
+            let mapped = mapped.map_err(|error| refused(error.to_string()))?;
+            if let Mapped::Sealed(bytes) = &mapped {
+                self.payload.clear();
+                self.payload.extend_from_slice(bytes);
+            }
+            self.region = Some(mapped);
+        }
+        Ok(Vec::new())
+    }
 }
 
 impl Service for Answers {
@@ -327,6 +392,26 @@ impl Service for Answers {
                 self.stopped = true;
                 reply.ok(&[]);
             }
+            LENT_BACK => self.lend_back(&message, reply),
+            LENT_ONLY if message.leases.is_empty() => reply.send(Status::MALFORMED, &[]),
+            REGION_USE if self.region.is_none() => reply.send(Status::MALFORMED, &[]),
+            LENT_ONLY | REGION_USE => {
+                self.payload.clear();
+                self.payload.extend_from_slice(message.payload);
+                answer(&mut self.payload);
+                reply.ok(&self.payload);
+            }
+            STAMP => {
+                let began = now_ns();
+                let mut stamps = [0; 40];
+                stamps[..8].copy_from_slice(&began.to_le_bytes());
+                stamps[16..24].copy_from_slice(&self.replied_ns.to_le_bytes());
+                let replying = now_ns();
+                stamps[8..16].copy_from_slice(&replying.to_le_bytes());
+                reply.ok(&stamps);
+                self.replied_ns = now_ns();
+            }
+            REGION_TAKE => reply.result(self.take_region(context, &message)),
             ACCEPT => reply.result(accept(context, &message)),
             _ => reply.send(Status::MALFORMED, &[]),
         }

@@ -5,6 +5,8 @@
 //! [`interleave`](crate::interleave::interleave), and gives the part of the report that answers its
 //! question.
 
+mod breakdown;
+mod bulk;
 mod capabilities;
 mod clients;
 mod counters;
@@ -67,6 +69,8 @@ pub fn all() -> &'static [Entry] {
         load::ENTRY,
         setup::ENTRY,
         counters::ENTRY,
+        bulk::ENTRY,
+        breakdown::ENTRY,
         capabilities::ENTRY,
         idle::ENTRY,
     ]
