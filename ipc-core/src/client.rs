@@ -658,7 +658,7 @@ impl<P: Platform> ClientEnd<P> {
             slept.end::<P>(&mut self.habit);
             self.counts.sleeps += 1;
             self.learner.woken::<P>(self.theirs.rang_at());
-            self.counters.slept();
+            self.counters.slept(self.habit.budget_ns(self.wait));
         }
         self.sleeper.get_up(&self.ours);
     }

@@ -87,8 +87,9 @@ pub(crate) struct ThreadWords {
     key: AtomicU64,
     /// As Linux numbers it.
     thread: AtomicU64,
+    /// Connections below, how many of them are polled above.
     connections: AtomicU64,
-    polled: AtomicU64,
+    budget_ns: AtomicU64,
     looks: AtomicU64,
     sleeps: AtomicU64,
     wake_ns: AtomicU64,
@@ -113,7 +114,8 @@ pub(crate) struct ConnectionWords {
     looks: AtomicU64,
     sleeps: AtomicU64,
     wake_ns: AtomicU64,
-    _more_unused: [AtomicU64; 2],
+    budget_ns: AtomicU64,
+    _more_unused: AtomicU64,
     replies: AtomicU64,
     reply_bytes: AtomicU64,
     late: AtomicU64,
@@ -131,7 +133,7 @@ const _: () = {
     assert!(offset_of!(ThreadWords, looks) == 32 && offset_of!(ThreadWords, since_ns) == 56);
     assert!(offset_of!(ConnectionWords, side) == 24 && offset_of!(ConnectionWords, since_ns) == 32);
     assert!(offset_of!(ConnectionWords, requests) == 64);
-    assert!(offset_of!(ConnectionWords, wake_ns) == 104);
+    assert!(offset_of!(ConnectionWords, budget_ns) == 112);
     assert!(offset_of!(ConnectionWords, replies) == 128);
     assert!(offset_of!(ConnectionWords, rings) == 152);
     assert!(offset_of!(ConnectionWords, histogram) == 192);
@@ -178,7 +180,7 @@ impl Record {
         for word in [&words.requests, &words.request_bytes, &words.room_waits, &words.looks]
             .into_iter()
             .chain([&words.sleeps, &words.wake_ns, &words.replies, &words.reply_bytes])
-            .chain([&words.late, &words.rings])
+            .chain([&words.late, &words.rings, &words.budget_ns])
             .chain(&words.histogram)
         {
             word.store(0, Relaxed);
@@ -352,13 +354,14 @@ impl ClientCounters {
         self.count(|words| &words.looks);
     }
 
-    /// This end has slept.
-    pub(crate) fn slept(&mut self) {
+    /// This end has slept, and will spin for so long before it sleeps again.
+    pub(crate) fn slept(&mut self, budget_ns: u64) {
         let Some(record) = &self.record else { return };
         let (words, wake_ns) = (record.words(), learned_wake_ns());
         add(&words.sleeps, 1);
         // ORDERING: Relaxed; as in `add`.
         words.wake_ns.store(wake_ns, Relaxed);
+        words.budget_ns.store(budget_ns, Relaxed);
         record.0.place().0.task_words().wake_ns.store(wake_ns, Relaxed);
         self.sampler.soon();
     }
@@ -486,7 +489,7 @@ impl ThreadCounters {
         if let Some(record) = &record {
             let words = record.words();
             // (R1, R2) ORDERING: Relaxed; `key` is released after them.
-            for word in [&words.thread, &words.connections, &words.polled, &words.looks] {
+            for word in [&words.thread, &words.connections, &words.budget_ns, &words.looks] {
                 word.store(0, Relaxed);
             }
             words.sleeps.store(0, Relaxed);
@@ -507,8 +510,8 @@ impl ThreadCounters {
         }
     }
 
-    /// It goes to sleep.
-    pub(crate) fn sleeps(&self, connections: usize) {
+    /// It goes to sleep, and will spin for so long before it does so again.
+    pub(crate) fn sleeps(&self, connections: usize, budget_ns: u64) {
         if let Some(record) = &self.record {
             let words = record.words();
             add(&words.sleeps, 1);
@@ -518,6 +521,7 @@ impl ThreadCounters {
                 words.thread.store(u64::from(thread.unsigned_abs()), Relaxed);
             }
             Self::round(words, 0, connections);
+            words.budget_ns.store(budget_ns, Relaxed);
             let wake_ns = learned_wake_ns();
             words.wake_ns.store(wake_ns, Relaxed);
             record.place().0.task_words().wake_ns.store(wake_ns, Relaxed);
@@ -526,8 +530,7 @@ impl ThreadCounters {
 
     fn round(words: &ThreadWords, polled: usize, connections: usize) {
         // ORDERING: Relaxed; as in `add`.
-        words.polled.store(polled as u64, Relaxed);
-        words.connections.store(connections as u64, Relaxed);
+        words.connections.store(connections as u64 | (polled as u64) << 32, Relaxed);
     }
 }
 
@@ -646,6 +649,8 @@ pub struct ConnectionCounts {
     pub rings: u64,
     /// What a wake-up costs, as it was last learned, in ns; 0 if it never slept.
     pub wake_ns: u64,
+    /// For how long it spins before it sleeps, as of its last sleep, in ns, `u64::MAX` for ever.
+    pub budget_ns: u64,
     /// Round trips (client) or service times (server), sampled.
     pub histogram: Histogram,
 }
@@ -665,8 +670,10 @@ pub struct ThreadCounts {
     pub looks: u64,
     /// Times that it slept.
     pub sleeps: u64,
-    /// What a wake-up costs, as it has learned, in ns: its spin budget.
+    /// What a wake-up costs, as it has learned, in ns.
     pub wake_ns: u64,
+    /// For how long it spins before it sleeps, as of its last sleep, in ns, `u64::MAX` for ever.
+    pub budget_ns: u64,
     /// Since when it counts, in ns of `CLOCK_MONOTONIC`.
     pub since_ns: u64,
 }
@@ -785,8 +792,9 @@ fn thread(record: &[u8]) -> Option<ThreadCounts> {
     (key != 0).then(|| ThreadCounts {
         key,
         thread: word(record, offset_of!(ThreadWords, thread)) as u32,
-        connections: word(record, offset_of!(ThreadWords, connections)),
-        polled: word(record, offset_of!(ThreadWords, polled)),
+        connections: word(record, offset_of!(ThreadWords, connections)) & u64::from(u32::MAX),
+        polled: word(record, offset_of!(ThreadWords, connections)) >> 32,
+        budget_ns: word(record, offset_of!(ThreadWords, budget_ns)),
         looks: word(record, offset_of!(ThreadWords, looks)),
         sleeps: word(record, offset_of!(ThreadWords, sleeps)),
         wake_ns: word(record, offset_of!(ThreadWords, wake_ns)),
@@ -828,6 +836,7 @@ fn connection(record: &[u8]) -> Option<ConnectionCounts> {
         sleeps: bits(offset_of!(ConnectionWords, sleeps)),
         rings: bits(offset_of!(ConnectionWords, rings)),
         wake_ns: bits(offset_of!(ConnectionWords, wake_ns)),
+        budget_ns: bits(offset_of!(ConnectionWords, budget_ns)),
         histogram: core::array::from_fn(|place| {
             bits(offset_of!(ConnectionWords, histogram) + place * 8)
         }),

@@ -565,7 +565,7 @@ impl<E: End> Receiver<E> {
         if let Some(turn) = self.kernel_turn() {
             return Ok(Some(turn));
         }
-        self.counters.sleeps(self.places.len());
+        self.counters.sleeps(self.places.len(), self.habit.budget_ns(self.wait));
         if deadline == u64::MAX && self.muted.is_empty() {
             return self.ask_epoll(None);
         }

@@ -144,6 +144,16 @@ impl Habit {
         self.long_waits >= LONG_WAITS
     }
 
+    /// For how long the next wait by `wait` spins before it sleeps, in ns, `u64::MAX` for ever: for
+    /// the counters.
+    pub(crate) fn budget_ns(&self, wait: Wait) -> u64 {
+        match wait {
+            Wait::Spin => u64::MAX,
+            Wait::Adaptive if !self.expects_long() => learned_wake_ns(),
+            Wait::Adaptive | Wait::Block => 0,
+        }
+    }
+
     /// A wait has ended before a sleep.
     #[inline]
     pub(crate) const fn was_short(&mut self) {

@@ -182,7 +182,7 @@ impl End for ClientEnd<Host> {
 
     fn get_up(&mut self) {
         if self.sleeper.is_down() {
-            self.counters.slept();
+            self.counters.slept(self.habit.budget_ns(self.wait));
         }
         self.sleeper.get_up(&self.ours);
     }

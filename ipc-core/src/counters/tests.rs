@@ -113,7 +113,7 @@ fn what_a_client_counts_is_read() {
     counters.late();
     counters.waits_for_room();
     counters.looked();
-    counters.slept();
+    counters.slept(77);
     let all = read(&file);
     let [counts] = &all[..] else { panic!("{all:?}") };
     assert_eq!(counts.whose, whose(5, Side::Client));
@@ -121,7 +121,7 @@ fn what_a_client_counts_is_read() {
     assert_eq!((counts.replies, counts.reply_bytes), (1000, 40_000));
     assert_eq!((counts.late, counts.room_waits, counts.looks), (1, 1, 1));
     assert_eq!((counts.sleeps, counts.rings), (1, 9));
-    assert!(counts.wake_ns > 0 && counts.since_ns > 0);
+    assert!(counts.wake_ns > 0 && counts.budget_ns == 77 && counts.since_ns > 0);
     assert!((1..=1000).contains(&total(&counts.histogram)), "{:?}", counts.histogram);
     assert_eq!(file.head().unwrap().wake_ns, counts.wake_ns);
     drop(counters);
@@ -218,12 +218,12 @@ fn threads_say_how_they_wait() {
     let (writer, file, _) = page();
     let counters = ThreadCounters::new(&writer);
     counters.looked(2, 10);
-    counters.sleeps(11);
+    counters.sleeps(11, 78);
     let head = file.head().unwrap();
     let [thread] = &head.threads[..] else { panic!("{head:?}") };
     let own = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
     assert_eq!((thread.thread, thread.looks, thread.sleeps), (own, 1, 1));
-    assert_eq!((thread.polled, thread.connections), (0, 11));
+    assert_eq!((thread.polled, thread.connections, thread.budget_ns), (0, 11, 78));
     assert!(thread.wake_ns > 0 && head.wake_ns == thread.wake_ns);
 }
 

@@ -4,11 +4,11 @@
 
 mod features;
 mod limits;
+mod system;
 mod topology;
 
-use crate::failure::{FAILED, Failure};
+use crate::failure::FAILED;
 use crate::output::{BAD, DIM, GOOD, HEAD, Output, WARN};
-use rendez::Task;
 use rendez::runtime::Place;
 use serde::Serialize;
 
@@ -66,7 +66,7 @@ pub(super) fn run(place: &Place, output: &Output) -> u8 {
     let mut findings = features::find();
     findings.extend(limits::find());
     findings.extend(topology::find());
-    findings.push(system(place));
+    findings.extend(system::find(place));
     let works = !findings.iter().any(|finding| finding.state == State::Broken);
     output.value(&serde_json::json!({ "works": works, "findings": findings }));
     let widest = findings.iter().map(|finding| finding.name.chars().count()).max().unwrap_or(0);
@@ -97,17 +97,6 @@ pub(super) fn run(place: &Place, output: &Output) -> u8 {
     };
     output.line(verdict);
     if works { 0 } else { FAILED }
-}
-
-/// The system that this command would reach.
-fn system(place: &Place) -> Finding {
-    let found = match Task::front_door(place) {
-        Ok(task) => {
-            format!("running at {}, version {}", place.socket().display(), task.kernel_version())
-        }
-        Err(error) => Failure::from(error).to_string(),
-    };
-    Finding::note("system", format!("instance {}", place.instance), found)
 }
 
 /// A file of one line, as under `/proc` and `/sys`.

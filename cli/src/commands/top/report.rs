@@ -52,6 +52,8 @@ pub(super) struct ThreadRow {
     pub(super) sleeps_per_s: f64,
     pub(super) looks_per_s: f64,
     pub(super) wake_ns: u64,
+    /// How long it spins before it sleeps; `None` for ever.
+    pub(super) budget_ns: Option<u64>,
 }
 
 /// Whom a thread waits for.
@@ -119,6 +121,8 @@ pub(super) struct EndRow {
     pub(super) sleeps: u64,
     pub(super) rings: u64,
     pub(super) wake_ns: u64,
+    /// How long it spins before it sleeps; `None` for ever.
+    pub(super) budget_ns: Option<u64>,
     pub(super) since_ms: u64,
     /// Of the interval; `None` if no time was taken in it.
     pub(super) times_ns: Option<Times>,
@@ -320,6 +324,7 @@ fn task_row(
             sleeps_per_s: per_s(|thread| thread.sleeps),
             looks_per_s: per_s(|thread| thread.looks),
             wake_ns: thread.wake_ns,
+            budget_ns: budget(thread.budget_ns),
         }
     });
     TaskRow {
@@ -374,6 +379,11 @@ fn connection_row(
     }
 }
 
+/// A spin budget, if it has an end.
+fn budget(ns: u64) -> Option<u64> {
+    (ns != u64::MAX).then_some(ns)
+}
+
 fn end_row(counts: &ConnectionCounts, change: &Change, at_ns: u64) -> EndRow {
     EndRow {
         requests: counts.requests,
@@ -386,6 +396,7 @@ fn end_row(counts: &ConnectionCounts, change: &Change, at_ns: u64) -> EndRow {
         sleeps: counts.sleeps,
         rings: counts.rings,
         wake_ns: counts.wake_ns,
+        budget_ns: budget(counts.budget_ns),
         since_ms: at_ns.saturating_sub(counts.since_ns) / 1_000_000,
         times_ns: Times::of(&change.histogram),
         times_ns_ever: Times::of(&counts.histogram),

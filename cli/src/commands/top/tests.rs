@@ -32,6 +32,7 @@ fn end(key: u64, side: Side, peer: TaskId, requests: u64) -> ConnectionCounts {
         sleeps: 2,
         rings: 3,
         wake_ns: 25_000,
+        budget_ns: 25_000,
         histogram,
     }
 }
