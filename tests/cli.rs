@@ -415,3 +415,94 @@ fn up_speaks_of_where_it_is_and_stops_when_told() {
     said.read_to_string(&mut line).unwrap();
     assert!(line.contains("stopped"), "{line}");
 }
+
+/// `rendez bench` and no system.
+fn bench(arguments: &[&str]) -> Output {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = rendez(&runtime_of(directory.path()));
+    command.arg("bench").args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+#[test]
+fn bench_answers_what_it_does_not_know_with_what_it_does() {
+    let cases: [(&[&str], &[&str]); 7] = [
+        (&["colour"], &["colour", "size", "load"]),
+        (&["--only", "pigeon"], &["pigeon", "floor", "rendez-spin", "unix-stream"]),
+        (&["--payload", "7"], &["7", "multiple of 8"]),
+        (&["--payload", "1GiB"], &["1GiB", "MiB"]),
+        (&["--cores", "three"], &["three", "awake"]),
+        (&["--seconds", "0"], &["0"]),
+        (&["--json", "size"], &["./size"]),
+    ];
+    for (arguments, words) in cases {
+        let text = says(&bench(arguments), USAGE);
+        for word in words {
+            assert!(text.contains(word), "{arguments:?}: {text}");
+        }
+    }
+    let list = said(&bench(&["--list"]));
+    for name in ["size", "load", "posix-queue", "rendez-adaptive"] {
+        assert!(list.contains(name), "{list}");
+    }
+    let text = says(&bench(&["size", "--json", "/nowhere/report.json"]), NOT_FOUND);
+    assert!(text.contains("/nowhere/report.json"), "{text}");
+}
+
+#[test]
+fn bench_writes_reports_that_it_can_compare() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (report, page) = (path("report.json"), path("report.html"));
+    let small =
+        ["size", "--quick", "--seconds", "1", "--only", "pipe,rendez-block", "--payload", "40"];
+    let files = ["--cores", "one", "--json", &report, "--html", &page];
+    let table = said(&bench(&[&small[..], &files].concat()));
+    for text in ["pipe", "rendez-block", "one core", &report, &page] {
+        assert!(table.contains(text), "{text}: {table}");
+    }
+    let html = fs::read_to_string(&page).unwrap();
+    assert!(html.starts_with("<!DOCTYPE html>") && html.ends_with("</html>\n"), "{html}");
+    let written: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(&report).unwrap()).unwrap();
+    let said_so: serde_json::Value =
+        serde_json::from_str(&said(&bench(&[&small[..], &["--cores", "1", "--json"]].concat())))
+            .unwrap();
+    for value in [&written, &said_so] {
+        assert_eq!(value["format"], 2);
+        assert_eq!(value["experiments"][0]["series"][0]["label"], "pipe");
+        assert_eq!(value["experiments"][0]["series"][1]["points"][0]["x"], 40.0);
+    }
+
+    let same = said(&bench(&["compare", &report, &report]));
+    assert!(same.contains("2 points compared: 0 better, 0 worse"), "{same}");
+    let value: serde_json::Value =
+        serde_json::from_str(&said(&bench(&["compare", &report, &report, "--json=-"]))).unwrap();
+    assert_eq!(value["changes"][0]["verdict"], "same");
+
+    let cut = path("cut.json");
+    let text = fs::read_to_string(&report).unwrap();
+    fs::write(&cut, &text[..text.len() / 2]).unwrap();
+    let error = says(&bench(&["compare", &report, &cut]), FAILED);
+    assert!(error.contains(&cut) && error.contains("cut off (line "), "{error}");
+    fs::write(&cut, "{\"machine\": {}, \"quick\": true, \"rows\": []}").unwrap();
+    let error = says(&bench(&["compare", &cut, &report]), FAILED);
+    assert!(error.contains("format 1") && error.contains("repeat the run"), "{error}");
+    let error = says(&bench(&["compare", &report, "/nowhere/b.json"]), NOT_FOUND);
+    assert!(error.contains("/nowhere/b.json"), "{error}");
+}
+
+#[test]
+fn bench_on_one_processor_says_so_and_runs_what_it_can() {
+    let output = std::thread::spawn(|| {
+        let mut one = rustix::thread::CpuSet::new();
+        let all = rustix::thread::sched_getaffinity(None).unwrap();
+        let first = (0..rustix::thread::CpuSet::MAX_CPU).find(|cpu| all.is_set(*cpu)).unwrap();
+        one.set(first);
+        rustix::thread::sched_setaffinity(None, &one).unwrap();
+        bench(&["size", "--quick", "--seconds", "1", "--payload", "8", "--only", "floor,pipe"])
+    });
+    let table = said(&output.join().unwrap());
+    assert!(table.contains("only one processor may be used here"), "{table}");
+    assert!(table.contains("one core") && table.contains("pipe"), "{table}");
+    assert!(!table.contains("two cores, payload"), "{table}");
+}

@@ -22,6 +22,9 @@ const ATTEMPTS: u32 = 3;
 /// A subject whose blocks took this many times what was planned sits the remaining rounds out.
 const PATIENCE: u32 = 4;
 
+/// All rounds together may take this many times what was planned; then the rest is left out.
+const OVERTIME: u32 = 2;
+
 /// About how long it takes to tell the partners of a block and of its floor to begin, and to hear
 /// that they are done, in milliseconds.
 const HANDSHAKES_MS: f64 = 0.5;
@@ -43,6 +46,8 @@ pub(crate) struct Plan {
 impl Plan {
     /// Fewest rounds: with less, a spread means nothing.
     const FEWEST: u32 = 5;
+    /// Rounds that are measured however long they take.
+    const LEAST: u32 = 3;
     /// Most rounds: more change nothing.
     const MOST: u32 = 200;
 
@@ -316,8 +321,19 @@ impl Table<'_, '_> {
     fn rounds(&mut self, progress: &mut dyn FnMut(&str, f64)) -> Result<(), Error> {
         let listed: Vec<usize> =
             (0..self.turns.len()).filter(|index| self.turns[*index].listed).collect();
+        let beside = if self.plan.floor_beside_each { self.plan.reference } else { Duration::ZERO };
+        let each = self.plan.block + beside + Duration::from_secs_f64(HANDSHAKES_MS / 1e3);
+        let planned = each * self.plan.rounds * u32::try_from(listed.len()).unwrap_or(u32::MAX);
+        let start = Instant::now();
         let mut floor = self.reference()?;
         for round in 0..self.plan.rounds {
+            if round >= Plan::LEAST && start.elapsed() > planned * OVERTIME {
+                self.context.note(format!(
+                    "{}: took longer than planned for, ended after {round} of {} rounds",
+                    self.place, self.plan.rounds
+                ));
+                break;
+            }
             for (turn, &index) in listed.iter().enumerate() {
                 if self.turns[index].resting {
                     continue;

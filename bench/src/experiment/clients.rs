@@ -30,7 +30,7 @@ pub(super) const ENTRY: Entry = Entry {
 
 /// Client threads.
 const CLIENTS: [usize; 6] = [1, 4, 16, 64, 256, 1000];
-const QUICK_CLIENTS: [usize; 3] = [1, 64, 1000];
+const QUICK_CLIENTS: [usize; 3] = [1, 64, 256];
 
 /// Bytes of a request and of its reply.
 const PAYLOAD: usize = unix_epoll::MESSAGE;

@@ -50,6 +50,10 @@ pub enum BenchAction {
         first: PathBuf,
         /// The second one
         second: PathBuf,
+        /// Write the changes to FILE as JSON, beside the table; without FILE, to standard output
+        /// instead
+        #[arg(long, num_args = 0..=1, default_missing_value = STANDARD_OUTPUT, value_name = "FILE")]
+        json: Option<PathBuf>,
     },
 }
 

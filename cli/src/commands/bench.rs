@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// If a name is unknown, a file cannot be written or read, or nothing could be measured.
 pub(super) fn run(bench: &Bench, output: &Output) -> Result<(), Failure> {
-    if let Some(BenchAction::Compare { first, second }) = &bench.action {
-        return compare(first, second, output);
+    if let Some(BenchAction::Compare { first, second, json }) = &bench.action {
+        return compare([first, second], json.as_deref(), output);
     }
     if bench.list {
         list(output);
@@ -111,12 +111,21 @@ fn truncate(file: &File) -> std::io::Result<()> {
 }
 
 /// What changed between two reports.
-fn compare(first: &Path, second: &Path, output: &Output) -> Result<(), Failure> {
-    let [first, second] =
-        [Report::load(first).map_err(failure)?, Report::load(second).map_err(failure)?];
+fn compare(
+    [first, second]: [&Path; 2],
+    json: Option<&Path>,
+    output: &Output,
+) -> Result<(), Failure> {
+    let first = Report::load(first).map_err(failure)?;
+    let second = Report::load(second).map_err(failure)?;
     let changes = Changes::between(&first, &second);
     output.value(&changes);
     output.line(changes.table(std::io::stdout().is_terminal()).trim_end());
+    if let Some(json) = json.filter(|file| file.as_os_str() != STANDARD_OUTPUT) {
+        let text = serde_json::to_string_pretty(&changes)
+            .map_err(|error| Failure::system("encoding the changes", error))?;
+        Destination::open(json)?.write(&text)?;
+    }
     Ok(())
 }
 
