@@ -36,7 +36,7 @@ use rendez_protocol::status::{ConnectionState, Status, Why};
 mod lease;
 mod many;
 
-pub use many::{Outcome, publish_fence};
+pub use many::{Answered, Outcome, publish_fence};
 
 /// How a send ended without an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -615,12 +615,7 @@ impl<P: Platform> ClientEnd<P> {
 
     #[inline]
     const fn outcome(&self, status: Status) -> Result<Status, SendError> {
-        match status {
-            Status::DROPPED => Err(self.interrupted(Why::Dropped)),
-            Status::TOO_BIG => Err(self.interrupted(Why::TooBig)),
-            Status::WITHDRAWN => Err(Self::not_delivered(Why::Cancelled)),
-            other => Ok(other),
-        }
+        many::meaning(status, self.generation)
     }
 
     /// Wakes a server that waits for the room we have freed. Off the hot path: only where this end

@@ -27,11 +27,13 @@
 //! page says is a claim: it is copied, bounded, and believed of its writer alone.
 
 use crate::platform::Platform;
+use crate::segment::{prefetch, prefetch_write};
 use crate::status::{
     Claim, PAGE_BYTES, PageWriter, RecordPlace, WAIT_BYTES, WAITS_MAX, WAITS_OFFSET,
 };
 use crate::status::{check_sealed, monotonic_ns};
 use crate::wait::learned_wake_ns;
+use core::cell::Cell;
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use core::sync::atomic::{AtomicU64, fence};
 use rendez_protocol::limit::STATUS_WORDS;
@@ -203,6 +205,14 @@ impl Record {
     fn words(&self) -> &ConnectionWords {
         self.0.words()
     }
+
+    /// Fetches the lines that a transaction counts in.
+    #[inline]
+    fn prefetch(&self) {
+        let words = self.words();
+        prefetch_write(&words.requests);
+        prefetch_write(&words.replies);
+    }
 }
 
 impl Drop for Record {
@@ -219,20 +229,24 @@ impl Drop for Record {
 const CLIENT: u64 = 1;
 const SERVER: u64 = 2;
 
+std::thread_local! {
+    /// When this thread last took a transaction's time, in ns.
+    static LAST_NS: Cell<u64> = const { Cell::new(0) };
+}
+
 /// Draws which transactions are timed.
 #[derive(Debug)]
 struct Sampler {
     /// Transactions until the next that is.
     until: u32,
     distance: u32,
-    last_ns: u64,
     lot: u32,
 }
 
 impl Sampler {
     /// The first transaction is timed.
     const fn new() -> Self {
-        Self { until: 1, distance: 1, last_ns: 0, lot: 0x9e37_79b9 }
+        Self { until: 1, distance: 1, lot: 0x9e37_79b9 }
     }
 
     #[inline]
@@ -243,8 +257,8 @@ impl Sampler {
 
     /// One is timed from `now_ns` on: draws the next.
     fn drawn(&mut self, now_ns: u64) {
-        let apart = now_ns.saturating_sub(self.last_ns) / u64::from(self.distance);
-        self.last_ns = now_ns;
+        // Of all that this thread times: one of many connections that are each slow is not slow.
+        let apart = now_ns.saturating_sub(LAST_NS.replace(now_ns)) / u64::from(self.distance);
         self.distance = if apart >= SLOW_NS {
             1
         } else {
@@ -284,6 +298,14 @@ impl Default for ClientCounters {
 }
 
 impl ClientCounters {
+    /// Fetches what a transaction counts in.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        if let Some(record) = &self.record {
+            record.prefetch();
+        }
+    }
+
     /// Ones that count nothing.
     #[must_use]
     pub const fn none() -> Self {
@@ -407,6 +429,22 @@ pub fn server_counters(
 }
 
 impl RequestCounters {
+    /// Fetches where the record lies.
+    #[inline]
+    pub(crate) fn prefetch_place(&self) {
+        if let Some(record) = &self.record {
+            prefetch(Arc::as_ptr(record));
+        }
+    }
+
+    /// Fetches what a transaction counts in, its reply too.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        if let Some(record) = &self.record {
+            record.prefetch();
+        }
+    }
+
     /// A request was taken. Answers since when it is timed, 0 if it is not.
     #[inline]
     pub(crate) fn taken<P: Platform>(&mut self, bytes: u32) -> u64 {

@@ -23,8 +23,11 @@ pub trait End: Debug {
     /// What the peer did that no honest one does: the connection is to be closed with `protocol`.
     fn receive(&mut self, out: &mut Buffer) -> Result<Found<Self::Message>, Fault>;
 
+    /// Fetches what this process knows of the connection, and keeps outside of this value.
+    fn prefetch_own(&self);
+
     /// Fetches the lines of shared memory that the next [`End::receive`], and what follows it, touch.
-    fn prefetch(&self);
+    fn prefetch_shared(&self);
 
     /// Whether there is something to do: a message, a notification, the end, a fault to report.
     fn is_ready(&mut self) -> bool;
@@ -63,8 +66,13 @@ impl End for ServerEnd<Host> {
     }
 
     #[inline]
-    fn prefetch(&self) {
-        Self::prefetch(self);
+    fn prefetch_own(&self) {
+        Self::prefetch_own(self);
+    }
+
+    #[inline]
+    fn prefetch_shared(&self) {
+        Self::prefetch_shared(self);
     }
 
     fn is_ready(&mut self) -> bool {

@@ -22,8 +22,9 @@ use rustix::event::{Timespec, epoll};
 use slab::Slab;
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Rings with nothing published after which a doorbell is no longer listened to.
 pub const EMPTY_RINGS_MAX: u32 = 64;
@@ -37,11 +38,13 @@ const MESSAGES_PER_LOOK: u32 = 128;
 const LOOKS_PER_EPOLL: u32 = 8;
 /// Polled connections whose notification bits are looked at in one look.
 const NOTIFIED_PER_LOOK: usize = 8;
-/// How many connections ahead of the one that is polled memory is fetched: what this process knows
-/// of it, and then, nearer, the lines in which it meets its peer.
-const AHEAD_PLACE: usize = 6;
+/// How many connections ahead of the one that is polled memory is fetched: its place, then, nearer,
+/// what that points to, then the lines in which it meets its peer.
+const AHEAD_PLACE: usize = 9;
 /// See [`AHEAD_PLACE`].
-const AHEAD_LINES: usize = 3;
+const AHEAD_OWN: usize = 6;
+/// See [`AHEAD_PLACE`].
+const AHEAD_SHARED: usize = 3;
 /// Marks an epoll token as a descriptor of the caller's.
 const OTHER: u64 = 1 << 63;
 
@@ -86,7 +89,8 @@ struct Place<E> {
     generation: u32,
     idle: u32,
     empty_rings: u32,
-    polled: bool,
+    /// Where it stands among the polled ones, if it is one.
+    at: Option<usize>,
     muted: bool,
     learner: Learner,
 }
@@ -112,6 +116,8 @@ pub struct Receiver<E: End = ServerEnd<Host>> {
     counters: ThreadCounters,
     /// Connections that [`Receiver::look_for_ends`] has found ended, and nobody was told of yet.
     ended: VecDeque<usize>,
+    gauge: Arc<AtomicUsize>,
+    rests: u64,
 }
 
 impl<E: End> Receiver<E> {
@@ -138,6 +144,8 @@ impl<E: End> Receiver<E> {
             readable: VecDeque::new(),
             counters: ThreadCounters::default(),
             ended: VecDeque::new(),
+            gauge: Arc::default(),
+            rests: 0,
         })
     }
 
@@ -173,7 +181,7 @@ impl<E: End> Receiver<E> {
             generation,
             idle: 0,
             empty_rings: 0,
-            polled: true,
+            at: Some(self.polled.len()),
             muted: false,
             learner: Learner::default(),
         });
@@ -183,15 +191,21 @@ impl<E: End> Receiver<E> {
 
     /// Removes a connection and answers its end.
     pub fn remove(&mut self, key: Key) -> Option<E> {
+        self.take(key).map(|(end, _)| end)
+    }
+
+    /// As [`Receiver::remove`], for another receiver: the end is awake, its doorbell comes with it.
+    pub fn take(&mut self, key: Key) -> Option<(E, OwnedFd)> {
         self.place(key)?;
         let index = key.index as usize;
-        let place = self.places.remove(index);
-        self.polled.retain(|other| *other != index);
+        self.unpoll(index);
+        let mut place = self.places.remove(index);
         self.muted.retain(|other| *other != index);
         if !place.muted {
             let _ = epoll::delete(&self.epoll, &place.doorbell);
         }
-        Some(place.end)
+        place.end.get_up();
+        Some((place.end, place.doorbell))
     }
 
     /// Adds a descriptor of the caller's, level-triggered, which [`Turn::Descriptor`] reports.
@@ -229,6 +243,24 @@ impl<E: End> Receiver<E> {
         Ok(epoll::delete(&self.epoll, descriptor)?)
     }
 
+    /// How many connections are polled, as other threads may know: a measure.
+    #[must_use]
+    pub const fn gauge(&self) -> &Arc<AtomicUsize> {
+        &self.gauge
+    }
+
+    /// How many connections are polled.
+    #[must_use]
+    pub const fn polled(&self) -> usize {
+        self.polled.len()
+    }
+
+    /// How often a pass over the polled connections has found nothing.
+    #[must_use]
+    pub const fn rests(&self) -> u64 {
+        self.rests
+    }
+
     /// How many connections there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -258,9 +290,9 @@ impl<E: End> Receiver<E> {
         let place =
             self.places.get_mut(index).filter(|place| place.generation == key.generation)?;
         place.idle = 0;
-        if !place.polled && !place.muted {
+        if place.at.is_none() && !place.muted {
             place.end.get_up();
-            place.polled = true;
+            place.at = Some(self.polled.len());
             self.polled.push(index);
         }
         Some(&mut place.end)
@@ -397,6 +429,39 @@ impl<E: End> Receiver<E> {
         Ok(None)
     }
 
+    /// Prepares for a sleep that the caller makes by itself, by waiting until
+    /// [`Receiver::descriptor`] is readable: lies down with all polled connections. Something that
+    /// is there after all, or `None`: then nothing is polled until [`Receiver::after_sleep`].
+    ///
+    /// # Errors
+    /// As [`Receiver::next`].
+    pub fn before_sleep(&mut self, out: &mut Buffer) -> io::Result<Option<Turn<E::Message>>> {
+        while !self.lie_down() {
+            if let Some(turn) = self.ready_turn() {
+                return Ok(Some(turn));
+            }
+            if let Some(turn) = self.poll(out) {
+                return Ok(Some(turn));
+            }
+        }
+        Ok(self.kernel_turn())
+    }
+
+    /// What is readable when a sleep that [`Receiver::before_sleep`] prepared is over.
+    #[must_use]
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+
+    /// After such a sleep: connections that were rung are polled again.
+    ///
+    /// # Errors
+    /// As [`Receiver::next`].
+    pub fn after_sleep(&mut self) -> io::Result<Option<Turn<E::Message>>> {
+        self.look_at_muted();
+        self.ask_epoll(Some(0))
+    }
+
     /// One pass over the polled connections.
     #[inline]
     fn poll(&mut self, out: &mut Buffer) -> Option<Turn<E::Message>> {
@@ -433,6 +498,7 @@ impl<E: End> Receiver<E> {
                 }
             }
         }
+        self.rests += 1;
         None
     }
 
@@ -451,14 +517,21 @@ impl<E: End> Receiver<E> {
         if let Some(place) = ahead(AHEAD_PLACE) {
             prefetch_all(place);
         }
-        if let Some(place) = ahead(AHEAD_LINES) {
-            place.end.prefetch();
+        if let Some(place) = ahead(AHEAD_OWN) {
+            place.end.prefetch_own();
+        }
+        if let Some(place) = ahead(AHEAD_SHARED) {
+            place.end.prefetch_shared();
         }
     }
 
     fn unpoll(&mut self, index: usize) {
-        self.places[index].polled = false;
-        self.polled.retain(|other| *other != index);
+        if let Some(at) = self.places[index].at.take() {
+            self.polled.swap_remove(at);
+            if let Some(moved) = self.polled.get(at) {
+                self.places[*moved].at = Some(at);
+            }
+        }
     }
 
     /// Makes one of several polled connections quiet, unless there is something in it after all.
@@ -505,10 +578,16 @@ impl<E: End> Receiver<E> {
             return Ok(Some(Turn::Deadline));
         }
         self.look_at_muted();
+        self.show_polled();
         if let Some(turn) = self.ask_epoll(Some(0))? {
             return Ok(Some(turn));
         }
         Ok(self.notified())
+    }
+
+    fn show_polled(&self) {
+        // ORDERING: Relaxed; a measure for other threads.
+        self.gauge.store(self.polled.len(), Ordering::Relaxed);
     }
 
     /// Notification bits of a polled connection.
@@ -544,21 +623,7 @@ impl<E: End> Receiver<E> {
     /// Lies down with all polled connections, and waits in epoll if there is nothing in any.
     #[cold]
     fn sleep(&mut self, deadline: u64) -> io::Result<Option<Turn<E::Message>>> {
-        for &index in &self.polled {
-            self.places[index].end.lie_down();
-        }
-        sleep_fence::<Host>();
-        let polled = core::mem::take(&mut self.polled);
-        for index in polled {
-            let place = &mut self.places[index];
-            if place.end.wakes_at_once() {
-                place.end.get_up();
-                self.polled.push(index);
-            } else {
-                place.polled = false;
-            }
-        }
-        if !self.polled.is_empty() {
+        if !self.lie_down() {
             // Notifications and ends are found here, messages by the next pass.
             return Ok(self.ready_turn());
         }
@@ -566,6 +631,7 @@ impl<E: End> Receiver<E> {
             return Ok(Some(turn));
         }
         self.counters.sleeps(self.places.len(), self.habit.budget_ns(self.wait));
+        self.show_polled();
         if deadline == u64::MAX && self.muted.is_empty() {
             return self.ask_epoll(None);
         }
@@ -578,6 +644,30 @@ impl<E: End> Receiver<E> {
         let turn = self.ask_epoll(Some(until - now))?;
         self.look_at_muted();
         Ok(turn)
+    }
+
+    /// Lies down with all polled connections; those in which there is something stay awake. Whether
+    /// there are none of these.
+    fn lie_down(&mut self) -> bool {
+        for &index in &self.polled {
+            self.places[index].end.lie_down();
+        }
+        sleep_fence::<Host>();
+        let mut awake = 0;
+        for at in 0..self.polled.len() {
+            let index = self.polled[at];
+            let place = &mut self.places[index];
+            if place.end.wakes_at_once() {
+                place.end.get_up();
+                place.at = Some(awake);
+                self.polled[awake] = index;
+                awake += 1;
+            } else {
+                place.at = None;
+            }
+        }
+        self.polled.truncate(awake);
+        self.polled.is_empty()
     }
 
     fn ready_turn(&mut self) -> Option<Turn<E::Message>> {
@@ -640,8 +730,8 @@ impl<E: End> Receiver<E> {
         }
         place.end.get_up();
         place.idle = 0;
-        if !place.polled {
-            place.polled = true;
+        if place.at.is_none() {
+            place.at = Some(self.polled.len());
             self.polled.push(index);
         }
     }
@@ -666,8 +756,10 @@ impl<E: End> Receiver<E> {
                 place.muted = false;
                 place.empty_rings = 0;
                 place.end.get_up();
-                place.polled = true;
-                self.polled.push(index);
+                if place.at.is_none() {
+                    place.at = Some(self.polled.len());
+                    self.polled.push(index);
+                }
             } else {
                 self.muted.push(index);
             }

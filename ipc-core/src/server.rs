@@ -406,14 +406,21 @@ pub fn sleep_fence<P: Platform>() {
 }
 
 impl ServerEnd<Host> {
-    /// Fetches the lines that the next message and its reply will touch.
+    /// See [`End::prefetch_own`](crate::end::End::prefetch_own).
     #[inline]
-    pub(crate) fn prefetch(&self) {
-        let Port { ours, theirs, outbox, .. } = &*self.port;
+    pub(crate) fn prefetch_own(&self) {
+        prefetch_all(&*self.port);
+        self.counters.prefetch_place();
+    }
+
+    /// See [`End::prefetch_shared`](crate::end::End::prefetch_shared).
+    #[inline]
+    pub(crate) fn prefetch_shared(&self) {
+        let Port { ours, theirs, .. } = &*self.port;
         theirs.prefetch(self.reader.position());
         theirs.prefetch_asleep();
         ours.prefetch(self.reader.position());
         ours.prefetch_progress();
-        prefetch_all(outbox);
+        self.counters.prefetch();
     }
 }

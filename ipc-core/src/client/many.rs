@@ -10,10 +10,49 @@ use super::{ClientEnd, GRACE_NS, SendError};
 use crate::end::End;
 use crate::flight::Answer;
 use crate::half::{Ours, Theirs};
+use crate::lease::LeaseFault;
 use crate::platform::{Host, Label, Platform};
 use crate::ring::{Buffer, Fault};
 use crate::server::Found;
+use rendez_protocol::message::Header;
 use rendez_protocol::status::{ConnectionState, Status, Why};
+
+/// A reply, as it came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// Which transaction it answers.
+    pub transaction: u64,
+    status: Status,
+    /// Why its sender had begun to give it up, if it had.
+    given_up: Option<Why>,
+}
+
+impl Answered {
+    /// What that means for a send to the server's incarnation `generation`.
+    ///
+    /// # Errors
+    /// How it ended without an answer.
+    #[inline]
+    pub const fn result(self, generation: u32) -> Result<Status, SendError> {
+        match (meaning(self.status, generation), self.given_up) {
+            (Err(SendError::NotDelivered { .. }), Some(why)) => {
+                Err(SendError::NotDelivered { why })
+            }
+            (other, _) => other,
+        }
+    }
+}
+
+/// What a reply's status means to its sender.
+#[inline]
+pub(super) const fn meaning(status: Status, generation: u32) -> Result<Status, SendError> {
+    match status {
+        Status::DROPPED => Err(SendError::Interrupted { why: Why::Dropped, generation }),
+        Status::TOO_BIG => Err(SendError::Interrupted { why: Why::TooBig, generation }),
+        Status::WITHDRAWN => Err(SendError::NotDelivered { why: Why::Cancelled }),
+        other => Ok(other),
+    }
+}
 
 /// A transaction that is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,26 +66,27 @@ pub struct Outcome {
 impl<P: Platform> ClientEnd<P> {
     /// Takes the next reply, whatever it answers, its payload into `out`.
     #[inline]
-    fn next_reply(&mut self, out: &mut Buffer) -> Result<Found<Outcome>, Fault> {
+    fn next_reply(&mut self, out: &mut Buffer) -> Result<Found<Answered>, Fault> {
         let Some(header) = self.reader.peek(&self.theirs)? else { return Ok(Found::Nothing) };
+        if header.flags & Header::LEASED != 0 {
+            // An end like this has no arenas, and has invited no lease.
+            return Err(Fault::Lease(LeaseFault::Together));
+        }
         let transaction = header.word;
         let answer = self.flight.answered(&header)?;
         if answer == Answer::Late {
-            self.keep_late_leases(&header);
             self.counts.late += 1;
             self.counters.late();
         }
         self.reader.copy(&self.theirs, &header, out);
         self.retire(&header);
         self.flight.remove(transaction);
-        let result = self.outcome(Status(header.code));
-        Ok(match answer {
-            Answer::Waited => Found::Message(Outcome { transaction, result }),
-            Answer::GivenUp(why) => {
-                Found::Message(Outcome { transaction, result: Self::withdrawn_for(result, why) })
-            }
-            Answer::Late => Found::Nothing,
-        })
+        let given_up = match answer {
+            Answer::Waited => None,
+            Answer::GivenUp(why) => Some(why),
+            Answer::Late => return Ok(Found::Nothing),
+        };
+        Ok(Found::Message(Answered { transaction, status: Status(header.code), given_up }))
     }
 
     /// Begins to give a transaction up. What became of it if that is known already; else its
@@ -147,20 +187,25 @@ pub fn publish_fence<P: Platform>() {
 }
 
 impl End for ClientEnd<Host> {
-    type Message = Outcome;
+    type Message = Answered;
 
     #[inline]
-    fn receive(&mut self, out: &mut Buffer) -> Result<Found<Outcome>, Fault> {
+    fn receive(&mut self, out: &mut Buffer) -> Result<Found<Answered>, Fault> {
         self.next_reply(out).inspect_err(|fault| self.fault = Some(*fault))
     }
 
     #[inline]
-    fn prefetch(&self) {
+    fn prefetch_own(&self) {
+        self.flight.prefetch(self.reader.position());
+    }
+
+    #[inline]
+    fn prefetch_shared(&self) {
         self.theirs.prefetch(self.reader.position());
         self.theirs.prefetch_asleep();
         self.ours.prefetch(self.writer.position());
         self.ours.prefetch_progress();
-        self.flight.prefetch(self.reader.position());
+        self.counters.prefetch();
     }
 
     fn is_ready(&mut self) -> bool {
