@@ -19,14 +19,15 @@ use rendez_protocol::{ArenaId, ConnectionId};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, OnceLock};
 
 /// What a server's loop keeps for arenas.
 #[derive(Debug)]
 pub(crate) struct Arenas {
     limit: u32,
-    jobs: Option<Sender<Job>>,
+    /// Of the thread that maps and unmaps, once there is one; shared by the threads of a server.
+    jobs: Arc<OnceLock<Sender<Job>>>,
     scratch: Scratch,
     /// A payload that was too long for the ring.
     spilled: Vec<u8>,
@@ -57,10 +58,15 @@ impl Arenas {
     pub(crate) fn new() -> Self {
         Self {
             limit: ARENA_BYTES_MAX_DEFAULT,
-            jobs: None,
+            jobs: Arc::default(),
             scratch: Scratch::default(),
             spilled: Vec::new(),
         }
+    }
+
+    /// Those of another thread of the same server.
+    pub(crate) fn of_another_thread(&self) -> Self {
+        Self { limit: self.limit, jobs: Arc::clone(&self.jobs), ..Self::new() }
     }
 
     pub(crate) const fn set_limit(&mut self, bytes: u32) {
@@ -86,7 +92,7 @@ impl Arenas {
     /// Lets go of all pairs of a connection that has ended.
     pub(crate) fn forget(&mut self, port: &Port<Host>) {
         // A server without the thread has never attached anything.
-        if self.jobs.is_some() {
+        if self.jobs.get().is_some() {
             let _pairs = port.arenas().detach_all();
             if !_pairs.is_empty() {
                 self.hand_over(Job::Drop { _pairs });
@@ -96,17 +102,18 @@ impl Arenas {
 
     /// The thread's queue; starts the thread. `None` if Linux has no thread for it.
     fn jobs(&mut self) -> Option<&Sender<Job>> {
-        if self.jobs.is_none() {
+        if self.jobs.get().is_none() {
             let (send, receive) = channel();
             let thread = std::thread::Builder::new().name("arenas".into());
             thread.spawn(move || work(&receive)).ok()?;
-            self.jobs = Some(send);
+            // Only the thread that reads the kernel's socket comes here.
+            let _ = self.jobs.set(send);
         }
-        self.jobs.as_ref()
+        self.jobs.get()
     }
 
     fn hand_over(&self, job: Job) {
-        if let Some(jobs) = &self.jobs
+        if let Some(jobs) = self.jobs.get()
             && let Err(unsent) = jobs.send(job)
             && let Job::Attach(attach) = unsent.0
         {

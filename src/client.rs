@@ -188,6 +188,12 @@ const PAUSE_MIN: Duration = Duration::from_millis(1);
 /// See [`PAUSE_MIN`].
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 
+/// Rests for `pause`, and answers how long the next pause is.
+pub(crate) fn rest_before(pause: Duration, deadline: u64) -> Duration {
+    rest(pause, deadline);
+    (pause * 2).clamp(PAUSE_MIN, PAUSE_MAX)
+}
+
 /// Rests for `pause`, but not beyond `deadline`.
 fn rest(pause: Duration, deadline: u64) {
     let left = Duration::from_nanos(deadline.saturating_sub(Host::now()));
@@ -195,6 +201,6 @@ fn rest(pause: Duration, deadline: u64) {
 }
 
 /// Whether a connection is of no more use after a send ended for `why`.
-const fn ended(why: Why) -> bool {
+pub(crate) const fn ended(why: Why) -> bool {
     matches!(why, Why::Dead | Why::Revoked | Why::Closed | Why::Protocol)
 }

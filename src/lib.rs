@@ -7,6 +7,7 @@
 //! - [`Task`]: this process as the kernel knows it: its capabilities, its requests.
 //! - [`Client`]: sends to a server, reconnects when it was restarted. [`Connection`]: one
 //!   connection, several transactions in flight, nothing sent twice.
+//! - [`Pool`]: a client that many threads share, several transactions in flight on each connection.
 //! - [`ConnectionSet`]: thousands of connections that one thread drives.
 //! - [`Server`] runs a [`Service`]: a server's logic, which names no process.
 //! - [`Registration`] and [`Task::look_up`]: the name space.
@@ -53,11 +54,13 @@
 mod arenas;
 mod client;
 mod connection;
+mod crew;
 mod error;
 pub mod file;
 pub mod lease;
 mod link;
 mod names;
+mod pool;
 pub mod region;
 pub mod runtime;
 mod server;
@@ -72,6 +75,7 @@ pub use connection::{Connection, Options, Reply};
 pub use error::Error;
 pub use lease::{Lease, LeaseError, LeaseMut, LeasedReply, ReplyLease, Room};
 pub use names::Registration;
+pub use pool::Pool;
 pub use rendez_ipc_core::client::{ClientCounts, NEVER, SendError};
 #[cfg(feature = "model")]
 pub use rendez_ipc_core::model;

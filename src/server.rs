@@ -1,35 +1,40 @@
 //! The server loop: one thread that receives from all its clients.
 
 use crate::arenas::{Arenas, Attach};
+use crate::crew::{Crew, Hand, Handed, Moved, Unsettled};
 use crate::error::Error;
 use crate::region::EmptyRegion;
 use crate::service::{Caller, Context, Message, Reply, Service};
 use crate::stock::Stock;
 use crate::task::{Task, out_of_turn};
+use parking_lot::Mutex;
 use rendez_ipc_core::counters::{Identity, Side, ThreadCounters, server_counters};
 use rendez_ipc_core::half::{Ours, Theirs};
 use rendez_ipc_core::platform::{Host, HostBell, HostStatus, Platform};
 use rendez_ipc_core::receive::{Key, Receiver, Turn};
 use rendez_ipc_core::ring::Buffer;
 use rendez_ipc_core::segment::{OwnSegment, PeerSegment};
-use rendez_ipc_core::server::{ServerEnd, Taken};
+use rendez_ipc_core::server::{Port, ServerEnd, Taken};
 use rendez_ipc_core::wait::Wait;
 use rendez_protocol::kernel::{Answer, Doorbell, Event, KernelError, Offer, Received, Request};
 use rendez_protocol::message::Header;
-use rendez_protocol::status::Why;
+use rendez_protocol::status::{ConnectionState, Why};
 use rendez_protocol::{ConnectionId, Interface, Rights, Slot, Ticket};
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Descriptors of the loop's own, before those of the service.
 const KERNEL: u32 = 0;
 const EVENTS_READ: u32 = 1;
+const INBOX: u32 = 2;
 const OF_SERVICE: u32 = 16;
 /// Events of the kernel's that are handled before messages have their turn again.
 const EVENTS_PER_TURN: usize = 16;
 
-/// Serves endpoints of one task in one thread.
+/// Serves endpoints of one task, in one thread or several.
 #[derive(Debug)]
 pub struct Server {
     receiver: Receiver,
@@ -41,14 +46,24 @@ pub struct Server {
     registered: bool,
     arenas: Arenas,
     stock: Stock,
+    wait: Wait,
+    /// Whether another thread has ended, and this one is to.
+    ends: bool,
+    /// Whether this one takes the task's events: not so the others of several threads.
+    first: bool,
 }
+
+/// The ports of all connections of a server, whichever thread has them.
+type Ports = Arc<Mutex<HashMap<ConnectionId, Arc<Port<Host>>>>>;
 
 /// All of a server but what a message is read with: what its service may use meanwhile.
 #[derive(Debug)]
 struct World {
     task: Task,
     keys: HashMap<ConnectionId, Key>,
-    ports: HashMap<ConnectionId, std::sync::Arc<rendez_ipc_core::server::Port<Host>>>,
+    ports: Ports,
+    /// Where several threads serve.
+    hand: Option<Hand>,
 }
 
 impl Server {
@@ -76,19 +91,30 @@ impl Server {
         receiver.set_counters(ThreadCounters::new(task.page()));
         receiver.add_descriptor(task.link().socket(), KERNEL)?;
         receiver.add_descriptor(task.link().events_read(), EVENTS_READ)?;
-        Ok(Self {
+        let mut server = Self::over(receiver, task, Ports::default(), Arenas::new());
+        server.first = true;
+        server.stock = Stock::new(task);
+        Ok(server)
+    }
+
+    fn over(receiver: Receiver, task: &Task, ports: Ports, arenas: Arenas) -> Self {
+        Self {
             receiver,
-            world: World { task: task.clone(), keys: HashMap::new(), ports: HashMap::new() },
+            world: World { task: task.clone(), keys: HashMap::new(), ports, hand: None },
             buffer: Buffer::new(),
             callers: Vec::new(),
             registered: false,
-            arenas: Arenas::new(),
-            stock: Stock::new(task),
-        })
+            arenas,
+            stock: Stock::none(),
+            wait: Wait::Adaptive,
+            ends: false,
+            first: false,
+        }
     }
 
     /// Changes how the server waits.
     pub const fn set_wait(&mut self, wait: Wait) {
+        self.wait = wait;
         self.receiver.set_wait(wait);
     }
 
@@ -114,7 +140,10 @@ impl Server {
     /// How many clients are connected.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.receiver.len()
+        match &self.world.hand {
+            Some(hand) => hand.crew.connections(),
+            None => self.receiver.len(),
+        }
     }
 
     /// Serves until the service says that it has finished, or the kernel is gone.
@@ -122,10 +151,87 @@ impl Server {
     /// # Errors
     /// [`Error::KernelGone`]: the system has ended, and so should this process. What Linux says.
     pub fn run(&mut self, service: &mut impl Service) -> Result<(), Error> {
-        while !service.finished() {
+        while !service.finished() && !self.ends {
             self.step(service)?;
         }
+        self.ends = false;
         Ok(())
+    }
+
+    /// Serves with `threads` threads, this one among them, until the service of one of them says that
+    /// it has finished, or the kernel is gone; then all end. Each thread runs a service of its own,
+    /// which `make` makes there when it is told the thread's number: 0 is this one.
+    ///
+    /// A client's connection belongs to one thread at a time, so that its messages are handled one
+    /// after the other; new ones go to the thread with the fewest. A thread that never rests gives
+    /// busy connections away, if its service [lets it](Service::may_move). Of a client, the service of
+    /// the thread that has it then is told: [`connected`](Service::connected) and
+    /// [`disconnected`](Service::disconnected) once each, of one client perhaps in different threads.
+    /// [`Service::watched`] is told to those who asked, [`Service::no_senders`] to all.
+    ///
+    /// # Errors
+    /// As [`Server::run`]; what Linux says to more threads.
+    ///
+    /// # Panics
+    /// If a service does, after the other threads have ended.
+    pub fn run_on<S: Service>(
+        &mut self,
+        threads: usize,
+        make: impl Fn(usize) -> S + Sync,
+    ) -> Result<(), Error> {
+        let system = |error| Error::system("setting up the threads of a server", error);
+        let mut others = Vec::new();
+        for _ in 1..threads.max(1) {
+            // The first thread alone looks at the task's own status word.
+            let mut receiver = Receiver::new(self.wait, None).map_err(system)?;
+            receiver.set_counters(ThreadCounters::new(self.world.task.page()));
+            let (task, ports) = (&self.world.task, Arc::clone(&self.world.ports));
+            others.push(Self::over(receiver, task, ports, self.arenas.of_another_thread()));
+        }
+        let busy = |server: &Self| Arc::clone(server.receiver.gauge());
+        let gauges = std::iter::once(busy(self)).chain(others.iter().map(busy)).collect();
+        let mut hands = Crew::gather(gauges).map_err(system)?.into_iter();
+        for server in std::iter::once(&mut *self).chain(&mut others) {
+            let Some(hand) = hands.next() else { break };
+            server.receiver.add_edge(hand.bell(), INBOX).map_err(system)?;
+            for _ in 0..server.receiver.len() {
+                hand.crew.count(hand.index, true);
+            }
+            server.world.hand = Some(hand);
+        }
+        let make = &make;
+        let ended = std::thread::scope(|scope| {
+            let mut running = Vec::new();
+            for (index, mut server) in (1..).zip(others) {
+                let thread = std::thread::Builder::new().name(format!("server-{index}"));
+                let run = move || server.run(&mut make(index));
+                match thread.spawn_scoped(scope, run) {
+                    Ok(thread) => running.push(thread),
+                    Err(error) => {
+                        self.leave_crew();
+                        return Err(system(error));
+                    }
+                }
+            }
+            // A panic here is not to leave the others waiting for the end.
+            let ended = catch_unwind(AssertUnwindSafe(|| self.run(&mut make(0))));
+            self.leave_crew();
+            running
+                .into_iter()
+                .map(std::thread::ScopedJoinHandle::join)
+                .chain([ended])
+                .map(|result| result.unwrap_or_else(|panic| resume_unwind(panic)))
+                .fold(Ok(()), Result::and)
+        });
+        self.registered = false;
+        ended
+    }
+
+    /// Ends the other threads.
+    fn leave_crew(&mut self) {
+        if let Some(hand) = self.world.hand.take() {
+            let _ = self.receiver.remove_descriptor(hand.bell());
+        }
     }
 
     #[cold]
@@ -174,6 +280,11 @@ impl Server {
                     room: taken.room_bytes(),
                 };
                 service.receive(&mut self.world, message, Reply::ring(port, taken));
+                if let Some(hand) = &mut self.world.hand
+                    && let Some(to) = hand.overloaded(self.receiver.rests(), self.receiver.polled())
+                {
+                    self.give_away(key, to, service);
+                }
             }
             Turn::Notified(key, bits) => {
                 if let Some(Some(caller)) = self.callers.get(key.index()) {
@@ -183,6 +294,7 @@ impl Server {
             Turn::Ended(key, _) => self.forget(key, service, Why::Closed),
             Turn::Fault(key, _fault) => self.forget(key, service, Why::Protocol),
             Turn::Descriptor(KERNEL | EVENTS_READ) | Turn::Kernel => self.kernel_events(service)?,
+            Turn::Descriptor(INBOX) => self.look_into_inbox(service),
             Turn::Descriptor(token) => {
                 service.ready(&mut self.world, token.saturating_sub(OF_SERVICE) as usize);
             }
@@ -213,30 +325,137 @@ impl Server {
                 return Ok(());
             };
             match event {
-                Event::Incoming { .. } => self.incoming(event, descriptors, service),
-                Event::Closed { connection, .. } => {
-                    if let Some(key) = self.world.keys.get(&connection) {
-                        self.forget(*key, service, Why::Closed);
+                Event::Incoming { connection, replies, spare, .. } => {
+                    self.stock.used(spare.is_some(), replies);
+                    let Some(hand) = &self.world.hand else {
+                        self.incoming(event, descriptors, service);
+                        continue;
+                    };
+                    let to = hand.crew.least_loaded();
+                    hand.crew.count(to, true);
+                    if to == hand.index {
+                        self.incoming(event, descriptors, service);
+                    } else {
+                        let unsettled = Unsettled::new(&self.world.task, connection);
+                        hand.crew.hand(to, Handed::Incoming(unsettled, event, descriptors));
                     }
                 }
-                Event::Watched { slot, what, .. } => service.watched(&mut self.world, slot, what),
-                Event::NoSenders { endpoint } => service.no_senders(&mut self.world, endpoint),
+                Event::Closed { connection, .. } => {
+                    if !self.world.keys.contains_key(&connection)
+                        && let Some(hand) = &self.world.hand
+                    {
+                        // Whoever has it, or will have when it arrives there.
+                        hand.crew.tell_others(&event);
+                    }
+                    self.told(&event, service);
+                }
+                Event::Watched { slot, .. } => {
+                    let hand = self.world.hand.as_ref();
+                    if hand.is_none_or(|hand| hand.crew.tell_watchers(slot, &event)) {
+                        self.told(&event, service);
+                    }
+                }
+                Event::NoSenders { .. } => {
+                    if let Some(hand) = &self.world.hand {
+                        hand.crew.tell_others(&event);
+                    }
+                    self.told(&event, service);
+                }
                 Event::Attach { connection, arena, requests, replies } => {
                     // Of a connection that has just ended: that was the end of its arenas too.
-                    let Some(port) = self.world.ports.get(&connection) else { continue };
-                    let (task, port) = (self.world.task.clone(), port.clone());
+                    let Some(port) = self.world.port(connection) else { continue };
+                    let task = self.world.task.clone();
                     let attach =
                         Attach { task, port, connection, arena, requests, replies, descriptors };
                     self.arenas.attach(attach);
                 }
                 Event::Detached { connection, arena } => {
-                    if let Some(port) = self.world.ports.get(&connection) {
-                        self.arenas.detach(port, arena);
+                    if let Some(port) = self.world.port(connection) {
+                        self.arenas.detach(&port, arena);
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    /// What one thread knows, its kernel's socket aside.
+    fn told(&mut self, event: &Event, service: &mut impl Service) {
+        match event {
+            Event::Closed { connection, .. } => {
+                if let Some(key) = self.world.keys.get(connection) {
+                    self.forget(*key, service, Why::Closed);
+                }
+            }
+            Event::Watched { slot, what, .. } => service.watched(&mut self.world, *slot, *what),
+            Event::NoSenders { endpoint } => service.no_senders(&mut self.world, *endpoint),
+            Event::Incoming { .. } | Event::Attach { .. } | Event::Detached { .. } => {}
+        }
+    }
+
+    /// What other threads of the server have handed to this one.
+    #[cold]
+    fn look_into_inbox(&mut self, service: &mut impl Service) {
+        while let Some(handed) = self.world.hand.as_ref().and_then(Hand::take) {
+            match handed {
+                Handed::Incoming(unsettled, event, descriptors) => {
+                    unsettled.settle();
+                    self.incoming(event, descriptors, service);
+                }
+                Handed::Moved(unsettled, moved) => {
+                    unsettled.settle();
+                    self.adopt(*moved, service);
+                }
+                Handed::Event(event) => self.told(&event, service),
+                Handed::End => self.ends = true,
+            }
+        }
+    }
+
+    /// Gives a connection, on which a message has just been handled, to another thread.
+    #[cold]
+    fn give_away(&mut self, key: Key, to: usize, service: &mut impl Service) {
+        let Some(Some(caller)) = self.callers.get(key.index()) else { return };
+        if !service.may_move(caller) {
+            return;
+        }
+        let Some((end, doorbell)) = self.receiver.take(key) else { return };
+        let Some(caller) = self.callers.get_mut(key.index()).and_then(Option::take) else { return };
+        self.world.keys.remove(&caller.connection);
+        if let Some(hand) = &self.world.hand {
+            hand.crew.count(hand.index, false);
+            hand.crew.count(to, true);
+            let unsettled = Unsettled::new(&self.world.task, caller.connection);
+            hand.crew.hand(to, Handed::Moved(unsettled, Box::new(Moved { end, doorbell, caller })));
+        }
+    }
+
+    /// Takes a connection in that was another thread's.
+    fn adopt(&mut self, moved: Moved, service: &mut impl Service) {
+        let Moved { end, doorbell, caller } = moved;
+        let (connection, open) = (caller.connection, end.state() == ConnectionState::Open);
+        match self.receiver.add(end, doorbell) {
+            Ok(key) => {
+                self.keep(key, caller);
+                // Its end may have been told of while nobody had it.
+                if !open {
+                    self.forget(key, service, Why::Closed);
+                }
+            }
+            Err(_) => {
+                self.world.gone(connection, &mut self.arenas, Why::Quota);
+                service.disconnected(&mut self.world, &caller);
+            }
+        }
+    }
+
+    /// Notes whose connection is at `key`.
+    fn keep(&mut self, key: Key, caller: Caller) {
+        self.world.keys.insert(caller.connection, key);
+        if self.callers.len() <= key.index() {
+            self.callers.resize(key.index() + 1, None);
+        }
+        self.callers[key.index()] = Some(caller);
     }
 
     fn incoming(
@@ -245,9 +464,9 @@ impl Server {
         descriptors: VecDeque<OwnedFd>,
         service: &mut impl Service,
     ) {
-        let Event::Incoming { connection, replies, spare, .. } = event else { return };
-        self.stock.used(spare.is_some(), replies);
+        let Event::Incoming { connection, .. } = event else { return };
         if let Err(why) = self.admit(event, descriptors, service) {
+            self.world.count_one_less();
             self.world.task.link().tell(&Request::Disconnect { connection, why });
         }
     }
@@ -317,12 +536,8 @@ impl Server {
                 return Err(Why::Quota);
             }
         };
-        self.world.keys.insert(connection, key);
-        self.world.ports.insert(connection, port);
-        if self.callers.len() <= key.index() {
-            self.callers.resize(key.index() + 1, None);
-        }
-        self.callers[key.index()] = Some(caller);
+        self.world.ports.lock().insert(connection, port);
+        self.keep(key, caller);
         if spare.is_none() {
             self.world.task.link().tell(&Request::Mapped { connection, doorbell: Doorbell::Event });
         }
@@ -338,10 +553,7 @@ impl Server {
         let Some(caller) = self.callers.get_mut(key.index()).and_then(Option::take) else { return };
         let connection = caller.connection;
         self.world.keys.remove(&connection);
-        if let Some(port) = self.world.ports.remove(&connection) {
-            self.arenas.forget(&port);
-        }
-        self.world.task.link().tell(&Request::Disconnect { connection, why });
+        self.world.gone(connection, &mut self.arenas, why);
         service.disconnected(&mut self.world, &caller);
     }
 }
@@ -349,11 +561,36 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         // Whoever serves next is not to find connections of which it knows nothing.
-        for connection in self.world.keys.keys() {
-            let why = Why::Closed;
-            self.world.task.link().tell(&Request::Disconnect { connection: *connection, why });
+        let connections: Vec<_> =
+            self.world.keys.drain().map(|(connection, _)| connection).collect();
+        for connection in connections {
+            self.world.gone(connection, &mut self.arenas, Why::Closed);
         }
-        self.world.task.link().end_serving();
+        if self.first {
+            self.world.task.link().end_serving();
+        }
+    }
+}
+
+impl World {
+    fn port(&self, connection: ConnectionId) -> Option<Arc<Port<Host>>> {
+        self.ports.lock().get(&connection).cloned()
+    }
+
+    fn count_one_less(&self) {
+        if let Some(hand) = &self.hand {
+            hand.crew.count(hand.index, false);
+        }
+    }
+
+    /// Lets go of a connection that no receiver has any more.
+    fn gone(&self, connection: ConnectionId, arenas: &mut Arenas, why: Why) {
+        let port = self.ports.lock().remove(&connection);
+        if let Some(port) = port {
+            arenas.forget(&port);
+        }
+        self.count_one_less();
+        self.task.link().tell(&Request::Disconnect { connection, why });
     }
 }
 
@@ -393,6 +630,10 @@ impl Context for World {
     }
 
     fn watch(&mut self, slot: Slot) -> Result<(), KernelError> {
+        // Before the kernel can tell of it.
+        if let Some(hand) = &self.hand {
+            hand.crew.watches(slot, hand.index);
+        }
         self.task.watch(slot).map_err(kernel_error)
     }
 
@@ -401,7 +642,7 @@ impl Context for World {
     }
 
     fn post(&mut self, connection: ConnectionId, bits: u64) {
-        if let Some(port) = self.ports.get(&connection) {
+        if let Some(port) = self.port(connection) {
             port.post(bits);
         }
     }

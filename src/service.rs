@@ -137,6 +137,14 @@ pub trait Service {
     /// A client is gone, or its connection is. Kept reply rights of it do nothing from now on.
     fn disconnected(&mut self, _context: &mut dyn Context, _caller: &Caller) {}
 
+    /// Whether a client's messages may go to another thread's service from now on: asked where a
+    /// server runs on several threads ([`Server::run_on`](crate::Server::run_on)) and this one has
+    /// more to do than it can. A service that knows something of a client which the others do not
+    /// share says no.
+    fn may_move(&mut self, _caller: &Caller) -> bool {
+        false
+    }
+
     /// A watched object died or restarted.
     fn watched(&mut self, _context: &mut dyn Context, _slot: Slot, _what: Fate) {}
 

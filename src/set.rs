@@ -12,12 +12,14 @@
 use crate::connection::{Opened, Options, Reply, coarse_deadline};
 use crate::error::Error;
 use crate::task::{Task, deadline_after};
-use rendez_ipc_core::client::{ClientCounts, ClientEnd, NEVER, Outcome, SendError, publish_fence};
+use rendez_ipc_core::client::{
+    Answered, ClientCounts, ClientEnd, NEVER, Outcome, SendError, publish_fence,
+};
 use rendez_ipc_core::platform::{Host, Platform};
 use rendez_ipc_core::receive::{Key, Receiver, Turn};
 use rendez_ipc_core::ring::Buffer;
 use rendez_protocol::kernel::{Doorbell, Offer, Received, Request};
-use rendez_protocol::{ConnectionId, Interface, Slot, TaskId, Ticket, Why};
+use rendez_protocol::{ConnectionId, Interface, Slot, Status, TaskId, Ticket, Why};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,6 +78,7 @@ struct Known {
     server: TaskId,
     interface: Option<Interface>,
     timeout: Duration,
+    generation: u32,
 }
 
 /// Connections that one thread drives. A member's transactions never wait for one another, nor for
@@ -136,6 +139,11 @@ impl ConnectionSet {
     pub fn connect(&mut self, slot: Slot, options: &Options) -> Result<Member, Error> {
         let deadline = deadline_after(options.timeout);
         let opened = Opened::open(&self.task, slot, options, deadline, Doorbell::Event)?;
+        self.adopt(opened, options)
+    }
+
+    /// Takes in a connection that was opened with [`Doorbell::Event`].
+    pub(crate) fn adopt(&mut self, opened: Opened, options: &Options) -> Result<Member, Error> {
         let Opened { end, id, server, interface, waiter } = opened;
         let let_go = || {
             self.task.link().tell(&Request::Disconnect { connection: id, why: Why::Closed });
@@ -144,6 +152,7 @@ impl ConnectionSet {
             let_go();
             return Err(Error::Protocol("a connection without its doorbell".into()));
         };
+        let generation = end.generation();
         let key = self.receiver.add(end, waiter).map_err(|error| {
             let_go();
             Error::system("adding a connection to epoll", error)
@@ -151,7 +160,8 @@ impl ConnectionSet {
         if self.known.len() <= key.index() {
             self.known.resize(key.index() + 1, None);
         }
-        self.known[key.index()] = Some(Known { id, server, interface, timeout: options.timeout });
+        self.known[key.index()] =
+            Some(Known { id, server, interface, timeout: options.timeout, generation });
         Ok(Member(key))
     }
 
@@ -282,21 +292,22 @@ impl ConnectionSet {
     pub fn next(&mut self, deadline: u64) -> Result<Option<Arrival<'_>>, Error> {
         // Split, so that no borrow of the buffer lives through the loop.
         match self.turn(deadline)? {
-            Some(Told::Answer(key, outcome)) => {
-                self.in_flight -= 1;
-                let payload = self.buffer.as_slice();
-                Ok(Some(Arrival::Answer {
-                    member: Member(key),
-                    transaction: outcome.transaction,
-                    outcome: outcome.result.map(|status| Reply { status, payload }),
-                }))
-            }
-            Some(Told::Notified(key, bits)) => {
-                Ok(Some(Arrival::Notified { member: Member(key), bits }))
-            }
-            Some(Told::Ended(key, why)) => Ok(Some(Arrival::Ended { member: Member(key), why })),
+            Some(told) => Ok(Some(self.tell(told))),
             None => Ok(None),
         }
+    }
+
+    #[inline]
+    fn answer(
+        &mut self,
+        key: Key,
+        transaction: u64,
+        result: Result<Status, SendError>,
+    ) -> Arrival<'_> {
+        self.in_flight -= 1;
+        let payload = self.buffer.as_slice();
+        let outcome = result.map(|status| Reply { status, payload });
+        Arrival::Answer { member: Member(key), transaction, outcome }
     }
 
     #[inline]
@@ -316,8 +327,8 @@ impl ConnectionSet {
                 Ok(Some(turn)) => Ok(turn),
                 Err(error) => Err(error),
             };
-            match found.map_err(|error| Error::system("waiting for replies", error))? {
-                Turn::Message(key, outcome) => return Ok(Some(Told::Answer(key, outcome))),
+            match found.map_err(waiting)? {
+                Turn::Message(key, answered) => return Ok(Some(Told::Reply(key, answered))),
                 other => {
                     if let Some(told) = self.rarely(other, deadline)? {
                         return Ok(told);
@@ -327,15 +338,77 @@ impl ConnectionSet {
         }
     }
 
+    /// What is there now; before a sleep, what is there after all, or `None`: then whoever drives the
+    /// set may sleep until [`ConnectionSet::descriptor`] is readable, at most until
+    /// [`ConnectionSet::soonest`].
+    pub(crate) fn turn_now(&mut self, before_sleep: bool) -> Result<Option<Told>, Error> {
+        loop {
+            if self.ending.is_some()
+                && let Some(told) = self.last_words()
+            {
+                return Ok(Some(told));
+            }
+            let mut found = self.receiver.next_now(&mut self.buffer, self.soonest);
+            if matches!(found, Ok(None)) {
+                self.flush();
+                if before_sleep {
+                    found = self.receiver.before_sleep(&mut self.buffer);
+                }
+            }
+            let Some(turn) = found.map_err(waiting)? else { return Ok(None) };
+            if let Some(told) = self.rarely(turn, NEVER)? {
+                return Ok(told);
+            }
+        }
+    }
+
+    /// After a sleep of whoever drives the set.
+    pub(crate) fn after_sleep(&mut self) -> Result<Option<Told>, Error> {
+        if Host::now() >= self.soonest
+            && let Some(told) = self.rarely(Turn::Deadline, NEVER)?
+        {
+            return Ok(told);
+        }
+        match self.receiver.after_sleep().map_err(waiting)? {
+            Some(turn) => Ok(self.rarely(turn, NEVER)?.flatten()),
+            None => Ok(None),
+        }
+    }
+
+    pub(crate) fn descriptor(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.receiver.descriptor()
+    }
+
+    pub(crate) const fn soonest(&self) -> u64 {
+        self.soonest
+    }
+
+    /// A reply's outcome as [`ConnectionSet::next`] tells it.
+    #[inline]
+    pub(crate) fn tell(&mut self, told: Told) -> Arrival<'_> {
+        match told {
+            Told::Reply(key, answered) => {
+                let generation = match self.known.get(key.index()) {
+                    Some(Some(known)) => known.generation,
+                    _ => 0,
+                };
+                self.answer(key, answered.transaction, answered.result(generation))
+            }
+            Told::Answer(key, outcome) => self.answer(key, outcome.transaction, outcome.result),
+            Told::Notified(key, bits) => Arrival::Notified { member: Member(key), bits },
+            Told::Ended(key, why) => Arrival::Ended { member: Member(key), why },
+        }
+    }
+
     /// Whatever is no reply. `Some(None)`: the deadline has passed.
     #[cold]
     fn rarely(
         &mut self,
-        turn: Turn<Outcome>,
+        turn: Turn<Answered>,
         deadline: u64,
     ) -> Result<Option<Option<Told>>, Error> {
         match turn {
-            Turn::Message(key, outcome) => return Ok(Some(Some(Told::Answer(key, outcome)))),
+            Turn::Message(key, answered) => return Ok(Some(Some(Told::Reply(key, answered)))),
             Turn::Notified(key, bits) => return Ok(Some(Some(Told::Notified(key, bits)))),
             Turn::Ended(key, state) => {
                 self.ending = Some((key, state.why().unwrap_or(Why::Closed)));
@@ -458,10 +531,15 @@ impl ConnectionSet {
 
 /// As [`Arrival`], its payload still in the buffer.
 #[derive(Debug)]
-enum Told {
+pub(crate) enum Told {
+    Reply(Key, Answered),
     Answer(Key, Outcome),
     Notified(Key, u64),
     Ended(Key, Why),
+}
+
+fn waiting(error: std::io::Error) -> Error {
+    Error::system("waiting for replies", error)
 }
 
 impl Drop for ConnectionSet {

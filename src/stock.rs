@@ -30,6 +30,11 @@ impl Stock {
         Self { wanted: SERVER_SPARES, due: 0 }
     }
 
+    /// None at all: only one of a server's threads has a stock.
+    pub(crate) const fn none() -> Self {
+        Self { wanted: 0, due: u64::MAX }
+    }
+
     /// The earlier of `deadline` and when there is something to do.
     #[inline]
     pub(crate) fn at_latest(&self, deadline: u64) -> u64 {
