@@ -31,7 +31,7 @@ use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
 /// Bytes of payload that share a cache line with the turn.
-const INLINE: usize = 56;
+pub(super) const INLINE: usize = 56;
 
 /// Bytes before the first half. Semaphores are here.
 const FRONT: usize = 4096;
