@@ -91,8 +91,6 @@ pub(crate) struct ServerProcess {
 pub(crate) struct Served {
     /// Processor time of its whole process, in ns.
     pub(crate) cpu_ns: u64,
-    /// What it takes a wake-up to cost, in ns: how long it spins.
-    pub(crate) wake_ns: u64,
 }
 
 impl System {
@@ -208,9 +206,8 @@ impl ServerProcess {
     /// Waits until the server rests.
     pub(crate) fn stopped(&self) -> Result<Served, Error> {
         let found = self.partner.report()?;
-        let [cpu_ns, wake_ns] =
-            exactly(&found).map_err(|error| Error::io("what a server found", error))?;
-        Ok(Served { cpu_ns, wake_ns })
+        let [cpu_ns] = exactly(&found).map_err(|error| Error::io("what a server found", error))?;
+        Ok(Served { cpu_ns })
     }
 }
 
@@ -304,7 +301,7 @@ impl Actor for ServingActor {
                 self.service.stopped = false;
                 let before = process_cpu_ns();
                 self.server.run(&mut self.service).map_err(io::Error::other)?;
-                Ok(vec![process_cpu_ns() - before, rendez::learned_wake_ns()])
+                Ok(vec![process_cpu_ns() - before])
             }
             _ => Err(io::ErrorKind::InvalidInput.into()),
         }

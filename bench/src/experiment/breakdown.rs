@@ -3,10 +3,13 @@
 //! Both processes read the same clock (`CLOCK_MONOTONIC`, which Linux takes from the processor's
 //! time stamp counter where that is one for all processors). The client stamps before it begins a
 //! transaction, after that, and when it has the reply; the server stamps where its handler begins,
-//! before it replies, and after that, and its stamps travel in its replies. Each step lies between
-//! two stamps and contains the cost of exactly one reading, which is taken off. What a mere line
+//! before it replies, and after that, and its stamps travel in its replies. A step at one end lies
+//! between two stamps of one process and contains the cost of one reading, which is taken off; on
+//! the way from one process to the other none is, for the sender reads the clock while its message
+//! is already crossing. What a mere line
 //! takes from one processor to the other is half a round trip of the floor beside it. The whole is
-//! measured by itself, without any stamp.
+//! measured by itself, from the first stamp to the last, with none in between. Of all values in a
+//! block it is the mean of their middle half that counts: unlike medians, means add up.
 
 use std::cell::RefCell;
 use std::io;
@@ -37,9 +40,6 @@ pub(super) const ENTRY: Entry = Entry {
 /// Bytes of a request and of its reply.
 const PAYLOAD: usize = 40;
 
-/// Transactions of a batch, timed together where the whole is measured.
-const BATCH: u32 = 16;
-
 /// Between the stamps of one transaction: what lies on its way, in this order.
 #[derive(Debug, Clone, Copy, Default)]
 struct Spans {
@@ -66,7 +66,7 @@ fn run(context: &Context<'_>, progress: &mut dyn FnMut(&str, f64)) -> Result<Exp
     }
     context.note(
         "40 bytes each way. Stamps of the clock that both processes share lie around each step; the \
-         cost of reading it is taken off each. Crossing is half a round trip of the floor, or all of \
+         cost of reading it is taken off where it lies on the way. Crossing is half a round trip of the floor, or all of \
          the time between two stamps where that is less, since a step's end overlaps with crossing. \
          The whole is measured without stamps, in blocks in between",
     );
@@ -92,7 +92,7 @@ fn run(context: &Context<'_>, progress: &mut dyn FnMut(&str, f64)) -> Result<Exp
         let all = interleave(context, plan, label, subjects, &mut |_, done| {
             progress(label, (index as f64 + done) / 2.0);
         })?;
-        let spans = typical(&stamps.borrow());
+        let spans = each(&stamps.borrow(), |values| median(&values).unwrap_or_default());
         let floor_ns = all.iter().find(|found| found.class == Class::Floor).map_or(0.0, |found| {
             found.point(Cores::Two, report::NS, &all, &[]).map_or(0.0, |point| point.summary.p50)
         });
@@ -104,11 +104,9 @@ fn run(context: &Context<'_>, progress: &mut dyn FnMut(&str, f64)) -> Result<Exp
     Ok(experiment)
 }
 
-/// The median of each span over all blocks.
-fn typical(blocks: &[Spans]) -> Spans {
-    let of = |span: fn(&Spans) -> f64| {
-        median(&blocks.iter().map(span).collect::<Vec<_>>()).unwrap_or_default()
-    };
+/// Each span of many, put together by `merge`.
+fn each(many: &[Spans], merge: fn(Vec<f64>) -> f64) -> Spans {
+    let of = |span: fn(&Spans) -> f64| merge(many.iter().map(span).collect());
     Spans {
         begin: of(|spans| spans.begin),
         there: of(|spans| spans.there),
@@ -116,6 +114,14 @@ fn typical(blocks: &[Spans]) -> Spans {
         reply: of(|spans| spans.reply),
         back: of(|spans| spans.back),
     }
+}
+
+/// The mean of the values between the quartiles.
+fn middle(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    let quarter = values.len() / 4;
+    let middle = &values[quarter..values.len() - quarter];
+    middle.iter().sum::<f64>() / middle.len().max(1) as f64
 }
 
 /// The steps. Where somebody sleeps, what a step takes beyond the same step of those who spin is
@@ -207,27 +213,24 @@ impl Probe {
         self.connection.begin(operation, &payload, PAYLOAD).map_err(io::Error::other)
     }
 
-    /// Without stamps: the mean of each batch.
+    /// The whole, without stamps in between.
     fn plain(&mut self, length: Duration) -> io::Result<f64> {
         let mut values = Vec::new();
         let start = Instant::now();
         while start.elapsed() < length || values.len() < 2 {
-            let before = Instant::now();
-            for _ in 0..BATCH {
-                let transaction = self.begin(ANSWER)?;
-                let reply = self.connection.finish(transaction).map_err(io::Error::other)?;
-                if reply.payload.first_chunk() != Some(&(self.sequence + 1).to_le_bytes()) {
-                    return Err(io::ErrorKind::InvalidData.into());
-                }
+            let before = now_ns();
+            let transaction = self.begin(ANSWER)?;
+            let reply = self.connection.finish(transaction).map_err(io::Error::other)?;
+            let finished = now_ns();
+            if reply.payload.first_chunk() != Some(&(self.sequence + 1).to_le_bytes()) {
+                return Err(io::ErrorKind::InvalidData.into());
             }
-            values.push(before.elapsed().as_nanos() as f64 / f64::from(BATCH));
+            values.push(self.at_one_end(before, finished));
         }
-        // The first one finds caches cold.
-        values.remove(0);
-        Ok(median(&values).unwrap_or_default())
+        Ok(middle(values))
     }
 
-    /// With stamps: the medians of all spans.
+    /// With stamps: all spans.
     fn stamped(&mut self, length: Duration) -> io::Result<Spans> {
         let mut blocks = Vec::new();
         // The server's last stamp of a transaction comes with the reply to the next.
@@ -251,24 +254,24 @@ impl Probe {
             if let Some((spans, replying, finished)) = last {
                 // Who rings may still be at it when the other is awake already.
                 let replied = replied.min(finished);
-                let reply = self.between(replying, replied);
-                blocks.push(Spans { reply, back: self.between(replied, finished), ..spans });
+                let reply = self.at_one_end(replying, replied);
+                blocks.push(Spans { reply, back: (finished - replied) as f64, ..spans });
             }
             let begun = begun.min(received);
             let spans = Spans {
-                begin: self.between(before, begun),
-                there: self.between(begun, received),
-                serve: self.between(received, replying),
+                begin: self.at_one_end(before, begun),
+                there: (received - begun) as f64,
+                serve: self.at_one_end(received, replying),
                 ..Spans::default()
             };
             last = Some((spans, replying, finished));
         }
-        Ok(typical(&blocks))
+        Ok(each(&blocks, middle))
     }
 
-    /// The time from one stamp to the next, less one reading.
+    /// The time from one stamp to the next of one process, less one reading.
     #[inline]
-    fn between(&self, from: u64, to: u64) -> f64 {
+    fn at_one_end(&self, from: u64, to: u64) -> f64 {
         (to as f64 - from as f64 - self.clock_ns).max(0.0)
     }
 }
@@ -306,10 +309,11 @@ mod tests {
     use super::{Spans, steps};
 
     #[test]
-    fn steps_add_up_to_the_spans() {
+    fn steps_add_up_to_the_spans_and_strays_do_not_count() {
         let spin = Spans { begin: 30.0, there: 150.0, serve: 5.0, reply: 30.0, back: 90.0 };
         let block = Spans { begin: 5000.0, there: 20_000.0, serve: 6.0, reply: 5000.0, back: 20.0 };
         let sum = |spans: Spans| spans.begin + spans.there + spans.serve + spans.reply + spans.back;
+        assert!((super::middle(vec![100.0, 2.0, 1.0, 4.0]) - 3.0).abs() < 1e-9);
         for (spans, spinning) in [(spin, None), (block, Some(spin))] {
             let steps = steps(spans, spinning, 100.0);
             let total: f64 = steps.iter().map(|(_, ns)| ns).sum();

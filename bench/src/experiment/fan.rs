@@ -162,7 +162,7 @@ impl Fan {
                 self.begin(self.members[place])?;
             }
         }
-        let mut turn = |own: &mut Self| -> io::Result<()> {
+        let turn = |own: &mut Self| -> io::Result<()> {
             for _ in 0..STRIDE {
                 let member = own.take()?;
                 own.begin(member)?;
