@@ -242,10 +242,12 @@ impl ConnectionSet {
         room: usize,
         deadline: u64,
     ) -> Result<u64, SendError> {
-        let Some(end) = self.receiver.rouse(member.0) else {
+        let Some(end) = self.receiver.end(member.0) else {
             return Err(SendError::NotDelivered { why: Why::Closed });
         };
         let transaction = end.begin_quietly(operation, payload, room, deadline)?;
+        // Only now: one that is quiet and on which nothing was begun goes on ringing.
+        self.receiver.rouse(member.0);
         self.in_flight += 1;
         self.soonest = self.soonest.min(deadline);
         self.quiet.push(member.0);

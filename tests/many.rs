@@ -19,7 +19,7 @@ use std::time::Duration;
 const ECHO: u16 = 1;
 /// Keep the right to reply, and never use it.
 const HOLD: u16 = 2;
-/// Keep it until the next message comes from whatever client.
+/// Keep it until the next echo for whatever client.
 const NEXT: u16 = 3;
 /// Answer which thread of the server this is, and how many clients all threads have.
 const WHO: u16 = 4;
@@ -78,11 +78,13 @@ impl Service for Part<'_> {
             self.shared.within.lock().unwrap().insert(connection),
             "two threads in one handler"
         );
-        for kept in self.shared.next.lock().unwrap().drain(..) {
-            kept.ok(b"later, from whatever thread");
-        }
         match message.operation {
-            ECHO => reply.ok(message.payload),
+            ECHO => {
+                for kept in self.shared.next.lock().unwrap().drain(..) {
+                    kept.ok(b"later, from whatever thread");
+                }
+                reply.ok(message.payload);
+            }
             HOLD => self.shared.held.lock().unwrap().push(reply.keep()),
             NEXT => self.shared.next.lock().unwrap().push(reply.keep()),
             WHO => reply.ok(&[self.thread as u8, self.shared.clients.load(Relaxed) as u8]),
@@ -296,6 +298,8 @@ fn threads_share_connections_and_end_together() {
     assert_eq!(by_thread, [3; THREADS]);
     // A right that one thread keeps, another uses.
     let begun = connections[0].begin(NEXT, &[], 64).unwrap();
+    // What is behind it is answered: so it is taken.
+    connections[0].send(WHO, &[], 8).unwrap();
     let first = connections[1].send(ECHO, b"an echo", 64).unwrap();
     assert_eq!(first.ok().unwrap(), b"an echo");
     let later = connections[0].finish(begun).unwrap();
