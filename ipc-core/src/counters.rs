@@ -1,9 +1,9 @@
 //! Counters: what each end of a connection, and each thread that receives, says of itself in its
 //! task's page, for whoever holds INSPECT.
 //!
-//! *Words.* The head of a page is 4096 bytes: the task's own words ([`TaskWords`]), 63 wait records
-//! ([`status`](crate::status)), 47 thread records ([`ThreadWords`]). Behind it lie connection
-//! records ([`ConnectionWords`]), 512 bytes each, which take memory where they are used.
+//! *Words.* The head of a page is 4096 bytes: the task's own words (`TaskWords`), 63 wait records
+//! ([`page`](crate::page)), 47 thread records (`ThreadWords`). Behind it lie connection
+//! records (`ConnectionWords`), 512 bytes each, which take memory where they are used.
 //! Every word is written by one task. Within it, every word of a record is written by one thread at
 //! a time: the first lines of a server's record by the thread that receives, the others under the
 //! lock of its replies.
@@ -21,25 +21,28 @@
 //! *What it costs.* A transaction is three loads and stores in the owner's own lines at each end,
 //! after the peer was given what it waits for where that can be. Time is taken of one transaction in
 //! [`SAMPLE_MEAN`], at distances drawn by lot so that no rhythm of the application's hides from it,
-//! and of each one where they are at least [`SLOW_NS`] apart: there it costs nothing that matters.
+//! and of each one where those of a thread are at least [`SLOW_NS`] apart: there it costs nothing that
+//! matters.
 //!
 //! *If the owner dies or lies here.* A task that dies leaves its page to whoever has it open. What a
 //! page says is a claim: it is copied, bounded, and believed of its writer alone.
 
+mod histogram;
+mod read;
+
+pub use histogram::{BUCKETS, Histogram, bucket, bucket_start, quantile, total};
+pub use read::{ConnectionCounts, Head, PageFile, ThreadCounts};
+
+use crate::page::{PageWriter, RecordPlace};
 use crate::platform::Platform;
 use crate::segment::{prefetch, prefetch_write};
-use crate::status::{
-    Claim, PAGE_BYTES, PageWriter, RecordPlace, WAIT_BYTES, WAITS_MAX, WAITS_OFFSET,
-};
-use crate::status::{check_sealed, monotonic_ns};
+use crate::status::monotonic_ns;
 use crate::wait::learned_wake_ns;
 use core::cell::Cell;
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use core::sync::atomic::{AtomicU64, fence};
 use rendez_protocol::limit::STATUS_WORDS;
 use rendez_protocol::{ConnectionId, TaskId};
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 /// Bytes of a page's head.
@@ -54,8 +57,6 @@ pub const RECORDS_MAX: usize = STATUS_WORDS as usize;
 pub const THREADS_OFFSET: usize = 1088;
 /// Thread records of a page.
 pub const THREADS_MAX: usize = 47;
-/// Buckets of a histogram.
-pub const BUCKETS: usize = 40;
 /// Of so many transactions that follow each other closely the time of one is taken, on average.
 pub const SAMPLE_MEAN: u32 = 64;
 /// Transactions that are at least this far apart, in ns, are all timed.
@@ -582,303 +583,6 @@ impl Drop for ThreadCounters {
             page.release_thread(index);
         }
     }
-}
-
-/// The lowest time that has a bucket of its own, as a power of two: 64 ns.
-const FIRST_POWER: u32 = 6;
-/// The power of two from which on a bucket is a whole one wide: 2^20 ns, a millisecond.
-const WHOLE_POWER: u32 = 20;
-/// Where the buckets begin that are a whole power wide.
-const WHOLE: u32 = 1 + 2 * (WHOLE_POWER - FIRST_POWER);
-
-/// The bucket of a time in ns: below 64 ns; then two to each power of two, `2^k` and `1.5 × 2^k`, up
-/// to 2^20; then one to each, up to what is above 2^30.
-#[must_use]
-pub const fn bucket(ns: u64) -> usize {
-    if ns < 1 << FIRST_POWER {
-        return 0;
-    }
-    let power = ns.ilog2();
-    let bucket = if power < WHOLE_POWER {
-        1 + 2 * (power - FIRST_POWER) + (ns >> (power - 1) & 1) as u32
-    } else {
-        WHOLE + (power - WHOLE_POWER)
-    };
-    if (bucket as usize) < BUCKETS { bucket as usize } else { BUCKETS - 1 }
-}
-
-/// The lowest time in ns that belongs to a bucket; the next one's is the first that does not.
-#[must_use]
-pub const fn bucket_start(bucket: usize) -> u64 {
-    let place = bucket as u32;
-    if place == 0 {
-        return 0;
-    }
-    if place < WHOLE {
-        let (power, half) = (FIRST_POWER + (place - 1) / 2, (place - 1) % 2);
-        return (1 << power) + ((half as u64) << (power - 1));
-    }
-    let power = WHOLE_POWER + (place - WHOLE);
-    if power < 63 { 1 << power } else { u64::MAX }
-}
-
-/// A histogram of times, as it was read.
-pub type Histogram = [u64; BUCKETS];
-
-/// How many times a histogram holds, at most `u64::MAX`.
-#[must_use]
-pub fn total(histogram: &Histogram) -> u64 {
-    histogram.iter().fold(0, |sum: u64, count| sum.saturating_add(*count))
-}
-
-/// The time in ns below which the part `quantile` (0 to 1) of a histogram's times lies, as far as
-/// its buckets tell: within one, times are taken to be spread evenly. `None` if it is empty.
-#[must_use]
-pub fn quantile(histogram: &Histogram, quantile: f64) -> Option<f64> {
-    let total = total(histogram);
-    if total == 0 {
-        return None;
-    }
-    let wanted = quantile.clamp(0.0, 1.0) * total as f64;
-    let mut below = 0.0;
-    for (place, count) in histogram.iter().enumerate().filter(|(_, count)| **count > 0) {
-        let count = *count as f64;
-        if below + count >= wanted {
-            let start = bucket_start(place) as f64;
-            if place + 1 == BUCKETS {
-                // It has no end.
-                return Some(start);
-            }
-            let wide = bucket_start(place + 1) as f64 - start;
-            return Some(start + wide * ((wanted - below) / count).clamp(0.0, 1.0));
-        }
-        below += count;
-    }
-    // What a liar makes of it: counts that do not add up.
-    Some(bucket_start(BUCKETS - 1) as f64)
-}
-
-/// What a task claims of one of its ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConnectionCounts {
-    /// Which use of the record it is: another key is another connection.
-    pub key: u64,
-    /// Whose it is.
-    pub whose: Identity,
-    /// Since when, in ns of `CLOCK_MONOTONIC`.
-    pub since_ns: u64,
-    /// Requests published (client) or taken (server).
-    pub requests: u64,
-    /// Their payloads, in bytes.
-    pub request_bytes: u64,
-    /// Replies taken in (client) or published (server).
-    pub replies: u64,
-    /// Their payloads, in bytes.
-    pub reply_bytes: u64,
-    /// Replies whose sender had given up.
-    pub late: u64,
-    /// Times that a message waited for room: a request in the ring, a reply's in the other.
-    pub room_waits: u64,
-    /// Looks at the clock while spinning.
-    pub looks: u64,
-    /// Times that this end slept.
-    pub sleeps: u64,
-    /// Times that it woke the other end.
-    pub rings: u64,
-    /// What a wake-up costs, as it was last learned, in ns; 0 if it never slept.
-    pub wake_ns: u64,
-    /// For how long it spins before it sleeps, as of its last sleep, in ns, `u64::MAX` for ever.
-    pub budget_ns: u64,
-    /// Round trips (client) or service times (server), sampled.
-    pub histogram: Histogram,
-}
-
-/// What a task claims of one of its threads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ThreadCounts {
-    /// Which use of the record it is.
-    pub key: u64,
-    /// The thread, as Linux numbers it; 0 if it has never slept.
-    pub thread: u32,
-    /// Connections that it waits for.
-    pub connections: u64,
-    /// How many of them it polled when it last said so.
-    pub polled: u64,
-    /// Looks round while spinning.
-    pub looks: u64,
-    /// Times that it slept.
-    pub sleeps: u64,
-    /// What a wake-up costs, as it has learned, in ns.
-    pub wake_ns: u64,
-    /// For how long it spins before it sleeps, as of its last sleep, in ns, `u64::MAX` for ever.
-    pub budget_ns: u64,
-    /// Since when it counts, in ns of `CLOCK_MONOTONIC`.
-    pub since_ns: u64,
-}
-
-/// What the head of a page claims.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Head {
-    /// Connection records to look at.
-    pub records: usize,
-    /// What a wake-up costs, as the task has learned, in ns; 0 if it never slept.
-    pub wake_ns: u64,
-    /// Whom its threads wait for.
-    pub waits: Vec<Claim>,
-    /// Threads that wait for many.
-    pub threads: Vec<ThreadCounts>,
-}
-
-/// A task's page, open for reading: no mapping, so that holes stay holes and nothing that its owner
-/// does can be felt here.
-#[derive(Debug)]
-pub struct PageFile {
-    file: OwnedFd,
-}
-
-/// Connection records that are copied at a time.
-const RECORDS_AT_ONCE: usize = 64;
-
-impl PageFile {
-    /// The page behind `file`.
-    ///
-    /// # Errors
-    /// `InvalidData` if it is no task page, or not sealed.
-    pub fn new(file: OwnedFd) -> io::Result<Self> {
-        check_sealed(file.as_fd(), PAGE_BYTES)?;
-        Ok(Self { file })
-    }
-
-    /// Copies `bytes.len()` bytes from `offset` on.
-    fn copy(&self, offset: usize, bytes: &mut [u8]) -> io::Result<()> {
-        let mut done = 0;
-        while done < bytes.len() {
-            match rustix::io::pread(&self.file, &mut bytes[done..], (offset + done) as u64) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => done += count,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    /// What the head of the page says.
-    ///
-    /// # Errors
-    /// What Linux says.
-    pub fn head(&self) -> io::Result<Head> {
-        let mut bytes = vec![0; HEAD_BYTES];
-        self.copy(0, &mut bytes)?;
-        let waits = (0..WAITS_MAX).filter_map(|place| {
-            let offset = WAITS_OFFSET + place * WAIT_BYTES;
-            Claim::new(word(&bytes, offset), word(&bytes, offset + 8))
-        });
-        let threads = (0..THREADS_MAX).filter_map(|place| {
-            thread(&bytes[THREADS_OFFSET + place * size_of::<ThreadWords>()..])
-        });
-        Ok(Head {
-            records: usize::try_from(word(&bytes, 0)).map_or(RECORDS_MAX, |n| n.min(RECORDS_MAX)),
-            wake_ns: word(&bytes, 8),
-            waits: waits.collect(),
-            threads: threads.collect(),
-        })
-    }
-
-    /// What the page says of connections, of the first `records` records. `each` is called for one
-    /// after the other.
-    ///
-    /// # Errors
-    /// What Linux says.
-    pub fn connections(
-        &self,
-        records: usize,
-        mut each: impl FnMut(ConnectionCounts),
-    ) -> io::Result<()> {
-        let mut bytes = vec![0; RECORDS_AT_ONCE * RECORD_BYTES];
-        for first in (0..records.min(RECORDS_MAX)).step_by(RECORDS_AT_ONCE) {
-            let count = RECORDS_AT_ONCE.min(records.min(RECORDS_MAX) - first);
-            let offset = CONNECTIONS_OFFSET + first * RECORD_BYTES;
-            // (Q1)
-            self.copy(offset, &mut bytes[..count * RECORD_BYTES])?;
-            for place in 0..count {
-                let Some(counts) = connection(&bytes[place * RECORD_BYTES..]) else { continue };
-                // (Q2)
-                let mut key = [0; 8];
-                self.copy(offset + place * RECORD_BYTES, &mut key)?;
-                if u64::from_le_bytes(key) == counts.key {
-                    each(counts);
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The word at byte `offset`; 0 if it is not there.
-fn word(bytes: &[u8], offset: usize) -> u64 {
-    bytes
-        .get(offset..)
-        .and_then(|bytes| bytes.first_chunk())
-        .map_or(0, |bytes| u64::from_le_bytes(*bytes))
-}
-
-/// What a thread record says; `None` if it is free.
-fn thread(record: &[u8]) -> Option<ThreadCounts> {
-    use core::mem::offset_of;
-    let key = word(record, offset_of!(ThreadWords, key));
-    (key != 0).then(|| ThreadCounts {
-        key,
-        thread: word(record, offset_of!(ThreadWords, thread)) as u32,
-        connections: word(record, offset_of!(ThreadWords, connections)) & u64::from(u32::MAX),
-        polled: word(record, offset_of!(ThreadWords, connections)) >> 32,
-        budget_ns: word(record, offset_of!(ThreadWords, budget_ns)),
-        looks: word(record, offset_of!(ThreadWords, looks)),
-        sleeps: word(record, offset_of!(ThreadWords, sleeps)),
-        wake_ns: word(record, offset_of!(ThreadWords, wake_ns)),
-        since_ns: word(record, offset_of!(ThreadWords, since_ns)),
-    })
-}
-
-/// What a connection record says; `None` if it is free or makes no sense.
-fn connection(record: &[u8]) -> Option<ConnectionCounts> {
-    use core::mem::offset_of;
-    let key = word(record, offset_of!(ConnectionWords, key));
-    let side = word(record, offset_of!(ConnectionWords, side));
-    let status_index = (side >> 32) as u32;
-    let side = match side & u64::from(u32::MAX) {
-        CLIENT => Side::Client,
-        SERVER => Side::Server,
-        _ => return None,
-    };
-    if key == 0 || status_index >= STATUS_WORDS {
-        return None;
-    }
-    let bits = |offset| word(record, offset);
-    Some(ConnectionCounts {
-        key,
-        whose: Identity {
-            connection: ConnectionId::from_bits(bits(offset_of!(ConnectionWords, connection))),
-            peer: TaskId::from_bits(bits(offset_of!(ConnectionWords, peer))),
-            side,
-            status_index,
-        },
-        since_ns: bits(offset_of!(ConnectionWords, since_ns)),
-        requests: bits(offset_of!(ConnectionWords, requests)),
-        request_bytes: bits(offset_of!(ConnectionWords, request_bytes)),
-        replies: bits(offset_of!(ConnectionWords, replies)),
-        reply_bytes: bits(offset_of!(ConnectionWords, reply_bytes)),
-        late: bits(offset_of!(ConnectionWords, late)),
-        room_waits: bits(offset_of!(ConnectionWords, room_waits)),
-        looks: bits(offset_of!(ConnectionWords, looks)),
-        sleeps: bits(offset_of!(ConnectionWords, sleeps)),
-        rings: bits(offset_of!(ConnectionWords, rings)),
-        wake_ns: bits(offset_of!(ConnectionWords, wake_ns)),
-        budget_ns: bits(offset_of!(ConnectionWords, budget_ns)),
-        histogram: core::array::from_fn(|place| {
-            bits(offset_of!(ConnectionWords, histogram) + place * 8)
-        }),
-    })
 }
 
 #[cfg(test)]

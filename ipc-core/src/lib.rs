@@ -11,7 +11,7 @@
 //! - [`region`]: memory as a capability, mapped.
 //! - [`receive`]: one thread that looks after many connections; [`end`]: what it needs of each.
 //! - [`wait`]: spin, adaptive, block.
-//! - [`control`], [`status`]: kernel sockets; status segments and task pages.
+//! - [`control`], [`status`], [`page`]: kernel sockets; status segments; task pages.
 //! - [`counters`]: what each end counts in its task's page.
 //! - [`platform`]: the machine, or loom in its place.
 //!
@@ -36,6 +36,7 @@ pub mod lease_server;
 #[cfg(feature = "model")]
 pub mod model;
 pub mod notification;
+pub mod page;
 pub mod platform;
 pub mod receive;
 #[allow(unsafe_code)]

@@ -288,3 +288,63 @@ fn a_file_that_is_no_page_is_refused() {
     rustix::fs::fcntl_add_seals(&small, crate::status::SEALS).unwrap();
     assert!(PageFile::new(small).is_err(), "too small");
 }
+
+/// One thread uses a record again and again while another reads it: no row mixes two users.
+#[test]
+fn a_reader_sees_one_user_of_a_record_at_a_time() {
+    const USERS: u32 = 20_000;
+    let (writer, file, _) = page();
+    let user = std::thread::spawn(move || {
+        for index in 1..=USERS {
+            let mut counters = ClientCounters::new(&writer, whose(index % 16_000, Side::Client));
+            let bytes = 1 + index as usize % 16_000;
+            for transaction in 0..u64::from(index % 4) {
+                counters.sent::<Host>(transaction, bytes);
+            }
+        }
+    });
+    let mut last = 0;
+    loop {
+        let over = user.is_finished();
+        for counts in read(&file) {
+            assert!(counts.key >= last, "{} after {last}", counts.key);
+            last = counts.key;
+            let each = u64::from(counts.whose.connection.index) + 1;
+            assert!(counts.requests < 4, "{counts:?}");
+            assert_eq!(counts.request_bytes % each, 0, "{counts:?}");
+            assert_eq!(counts.whose.status_index, counts.whose.connection.index);
+        }
+        if over {
+            break;
+        }
+    }
+    user.join().unwrap();
+}
+
+/// One thread counts while another reads: each word only grows, and in the end all is there.
+#[test]
+fn counts_only_grow() {
+    const SENDS: u64 = 200_000;
+    let (writer, file, _) = page();
+    let mut counters = ClientCounters::new(&writer, whose(1, Side::Client));
+    let user = std::thread::spawn(move || {
+        for transaction in 0..SENDS {
+            counters.sent::<Host>(transaction, 3);
+            counters.answered::<Host>(transaction, 5, transaction);
+        }
+        counters
+    });
+    let mut last = [0; 4];
+    loop {
+        let over = user.is_finished();
+        let [counts] = &read(&file)[..] else { panic!("it is there all the time") };
+        let words = [counts.requests, counts.request_bytes, counts.reply_bytes, counts.rings];
+        assert!(last.iter().zip(&words).all(|(last, now)| last <= now), "{words:?} after {last:?}");
+        last = words;
+        if over {
+            break;
+        }
+    }
+    assert_eq!(last, [SENDS, 3 * SENDS, 5 * SENDS, SENDS - 1]);
+    drop(user.join().unwrap());
+}
