@@ -333,6 +333,35 @@ impl Connection {
         }
     }
 
+    /// As [`Connection::begin`], one of many: publishes the request, and leaves it to whatever waits
+    /// next ([`Connection::finish`] that finds no reply yet, a full ring, [`Connection::flush`]) to
+    /// make sure, once for all of them, that the server does not sleep. A server that visibly sleeps
+    /// is rung at once. Who then does other things calls [`Connection::flush`] first.
+    ///
+    /// # Errors
+    /// `NotDelivered`.
+    #[inline]
+    pub fn begin_quietly(
+        &mut self,
+        operation: u16,
+        payload: &[u8],
+        room: usize,
+    ) -> Result<u64, SendError> {
+        let deadline = coarse_deadline(self.timeout);
+        match self.end.begin_quietly(operation, payload, room, deadline) {
+            Err(SendError::NotDelivered { why: Why::Full | Why::TooBig }) => {
+                self.begin(operation, payload, room)
+            }
+            other => other.map_err(|error| self.report(error)),
+        }
+    }
+
+    /// Makes sure that the server does not sleep over what was begun quietly.
+    #[inline]
+    pub fn flush(&mut self) {
+        self.end.flush();
+    }
+
     /// Waits for the reply to a transaction that was begun.
     ///
     /// # Errors

@@ -26,7 +26,7 @@ use crate::flight::{Answer, Entry, Flight};
 use crate::half::{Ours, Theirs};
 use crate::notification::{Acknowledger, Poster};
 use crate::platform::{Atomic, Label, Platform};
-use crate::ring::{Buffer, Fault, Reader, Writer};
+use crate::ring::{AHEAD, Buffer, Fault, Reader, Writer};
 use crate::wait::{Habit, Learner, Slept, Spinner, Step, Wait};
 use core::sync::atomic::Ordering::Relaxed;
 use rendez_protocol::limit;
@@ -81,6 +81,9 @@ const PATROL_NS: u64 = 1_000_000_000;
 /// How long a sender that has given up waits for a reply that the server may just be writing, in ns.
 const GRACE_NS: u64 = 1_000_000;
 
+/// One rest between two looks for every so many transactions in flight, at most as many.
+const GATHER: u64 = 8;
+
 /// What else ends a sleep of the client, beside a reply and the connection's end.
 #[derive(Clone, Copy, Debug)]
 enum Also {
@@ -123,6 +126,10 @@ pub struct ClientEnd<P: Platform> {
     generation: u32,
     fault: Option<Fault>,
     unsettled: bool,
+    /// Requests were published for which the server has not been rung for certain.
+    quiet: bool,
+    /// Replies in a row that were there when they were looked for.
+    run: u64,
     /// Flags of the next request: see [`ClientEnd::begin_leased`].
     flags_next: u8,
     /// Late replies that lend something, for whoever lets go of it.
@@ -159,6 +166,8 @@ impl<P: Platform> ClientEnd<P> {
             generation,
             fault: None,
             unsettled: false,
+            quiet: false,
+            run: 0,
             flags_next: 0,
             late: Vec::new(),
             learner: Learner::default(),
@@ -277,6 +286,9 @@ impl<P: Platform> ClientEnd<P> {
             word: if deadline == NEVER { 0 } else { deadline.max(1) },
         };
         let position = self.writer.publish(&self.ours, header, payload);
+        if position - self.reader.position() >= AHEAD {
+            self.ours.prefetch(position + AHEAD);
+        }
         self.flight.begin(position, reply_area, deadline);
         self.counts.sent += 1;
         self.counters.sent::<P>(position, payload.len());
@@ -331,6 +343,7 @@ impl<P: Platform> ClientEnd<P> {
         reply_area: u64,
         deadline: u64,
     ) -> Result<(), SendError> {
+        self.flush();
         self.counters.waits_for_room();
         let mut spinner = Spinner::new(self.wait, &self.habit);
         loop {
@@ -381,7 +394,10 @@ impl<P: Platform> ClientEnd<P> {
         out: &mut Buffer,
     ) -> Option<Result<Status, SendError>> {
         match self.look(transaction, out) {
-            Ok(None) => self.why_ended().map(|why| self.ended(transaction, why, out)),
+            Ok(None) => {
+                self.flush();
+                self.why_ended().map(|why| self.ended(transaction, why, out))
+            }
             Ok(Some(outcome)) => Some(outcome),
             Err(fault) => {
                 self.fault = Some(fault);
@@ -411,7 +427,10 @@ impl<P: Platform> ClientEnd<P> {
                     spinner.over(&mut self.habit);
                     return outcome;
                 }
-                Ok(None) => {}
+                Ok(None) => {
+                    self.flush();
+                    self.let_gather();
+                }
                 Err(fault) => {
                     self.fault = Some(fault);
                     return self.ended(transaction, Why::Protocol, out);
@@ -441,6 +460,16 @@ impl<P: Platform> ClientEnd<P> {
             if let Some(why) = self.why_ended() {
                 return self.ended(transaction, why, out);
             }
+        }
+    }
+
+    /// With many in flight, lets replies gather: who looks at each line in the very moment in which
+    /// it is written makes the writer fetch it twice.
+    #[inline]
+    fn let_gather(&self) {
+        let in_flight = self.writer.position() - self.reader.position();
+        for _ in 0..(in_flight / GATHER).min(GATHER) {
+            P::pause();
         }
     }
 
@@ -475,6 +504,7 @@ impl<P: Platform> ClientEnd<P> {
         why: Why,
         out: &mut Buffer,
     ) -> Result<Status, SendError> {
+        self.flush();
         self.mark(transaction);
         let mut grace = 0;
         let mut spinner = Spinner::new(
@@ -563,7 +593,10 @@ impl<P: Platform> ClientEnd<P> {
             _ => panic!("transaction {transaction} is not in flight on this connection"),
         }
         loop {
-            let Some(header) = self.reader.peek(&self.theirs)? else { return Ok(None) };
+            let Some(header) = self.reader.peek(&self.theirs)? else {
+                self.run = 0;
+                return Ok(None);
+            };
             if header.word == transaction {
                 self.flight.answered(&header)?;
                 self.reader.copy(&self.theirs, &header, out);
@@ -606,6 +639,10 @@ impl<P: Platform> ClientEnd<P> {
     /// Lets go of the line of a reply.
     #[inline]
     fn retire(&mut self, header: &Header) {
+        self.run += 1;
+        if self.run > AHEAD {
+            self.theirs.prefetch(self.reader.position() + AHEAD);
+        }
         self.reader.advance(header);
         self.reader.publish_freed(&self.ours);
         self.writer.answered(header.word);
@@ -668,6 +705,7 @@ impl<P: Platform> ClientEnd<P> {
     /// # Errors
     /// `NotDelivered` with the reason if the connection has ended and no bits are pending.
     pub fn wait_notifications(&mut self, deadline: u64) -> Result<u64, SendError> {
+        self.flush();
         let mut spinner = Spinner::new(self.wait, &self.habit);
         loop {
             let bits = self.take_notifications();

@@ -35,6 +35,12 @@ impl<P: Platform> Ours<P> {
         self.0.area().bytes()
     }
 
+    /// Fetches the line of message `position`, to be written.
+    #[inline]
+    pub(crate) fn prefetch(&self, position: u64) {
+        self.0.fetch_to_write(position);
+    }
+
     #[inline]
     pub(crate) fn write_line(&self, position: u64, header: Header, inline: &[u8]) {
         self.0.line(position).body.write(header.to_bytes(), inline);
@@ -124,12 +130,6 @@ impl Ours<Host> {
 }
 
 impl Ours<Host> {
-    /// Fetches the line of message `position`, to be written.
-    #[inline]
-    pub(crate) fn prefetch(&self, position: u64) {
-        prefetch_write(core::ptr::from_ref(self.0.line(position)));
-    }
-
     /// Fetches the words that say how far we have read, to be written.
     #[inline]
     pub(crate) fn prefetch_progress(&self) {
@@ -138,12 +138,6 @@ impl Ours<Host> {
 }
 
 impl Theirs<Host> {
-    /// Fetches the line of message `position`.
-    #[inline]
-    pub(crate) fn prefetch(&self, position: u64) {
-        prefetch(core::ptr::from_ref(self.0.line(position)));
-    }
-
     /// Fetches the words that say whether the peer sleeps.
     #[inline]
     pub(crate) fn prefetch_asleep(&self) {
@@ -173,6 +167,12 @@ impl<P: Platform> Theirs<P> {
     #[must_use]
     pub fn area_bytes(&self) -> usize {
         self.0.area().bytes()
+    }
+
+    /// Fetches the line of message `position`.
+    #[inline]
+    pub(crate) fn prefetch(&self, position: u64) {
+        self.0.fetch_to_read(position);
     }
 
     #[inline]

@@ -73,6 +73,11 @@ pub enum Fault {
     },
 }
 
+/// With this many messages under way, the line as many further on is fetched ahead: a line comes from
+/// the other processor in the time that this many take, and fences wait for it. With fewer, the
+/// peer may be looking at that very line.
+pub(crate) const AHEAD: u64 = 4;
+
 /// A private, growing buffer for payloads: its bytes are kept between messages.
 #[derive(Clone, Debug, Default)]
 pub struct Buffer {

@@ -201,6 +201,16 @@ impl Half<Host> for Mapping {
     }
 
     #[inline]
+    fn fetch_to_write(&self, index: u64) {
+        prefetch_write(core::ptr::from_ref(self.line(index)));
+    }
+
+    #[inline]
+    fn fetch_to_read(&self, index: u64) {
+        prefetch(core::ptr::from_ref(self.line(index)));
+    }
+
+    #[inline]
     fn area(&self) -> &Bytes {
         &self.area
     }
@@ -302,10 +312,16 @@ pub(crate) fn prefetch<T>(address: *const T) {
 /// As [`prefetch`], for writing: the line is taken from whoever has it.
 #[inline]
 pub(crate) fn prefetch_write<T>(address: *const T) {
+    // The intrinsic's hint for writing becomes one for reading unless the target is told of the
+    // instruction, which every x86-64 processor takes, if only as one that does nothing.
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: as in `prefetch`.
+    // SAFETY: as in `prefetch`; it touches no register, flag or memory that the compiler knows of.
     unsafe {
-        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_ET0 }>(address.cast());
+        core::arch::asm!(
+            "prefetchw byte ptr [{address}]",
+            address = in(reg) address,
+            options(nostack, preserves_flags, readonly),
+        );
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;

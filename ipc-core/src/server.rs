@@ -27,7 +27,7 @@ use crate::half::{Ours, Theirs};
 use crate::lease_server::ServerArenas;
 use crate::notification::{Acknowledger, Poster};
 use crate::platform::{Atomic, Host, Label, Lock, Platform};
-use crate::ring::{Buffer, Fault, Reader, Writer, plain};
+use crate::ring::{AHEAD, Buffer, Fault, Reader, Writer, plain};
 use crate::segment::prefetch_all;
 use core::sync::atomic::Ordering::Relaxed;
 use rendez_protocol::limit::LINE_BYTES;
@@ -161,6 +161,8 @@ pub struct ServerEnd<P: Platform> {
     /// Area bytes given back, all in all, as far as we know.
     returned: u64,
     unsettled: bool,
+    /// Messages in a row that were there when they were looked for.
+    run: u64,
     counters: RequestCounters,
 }
 
@@ -184,6 +186,7 @@ impl<P: Platform> ServerEnd<P> {
             reserved: 0,
             returned: 0,
             unsettled: false,
+            run: 0,
             counters: RequestCounters::default(),
             status,
             port: Arc::new(Port {
@@ -232,7 +235,10 @@ impl<P: Platform> ServerEnd<P> {
     #[inline]
     pub fn receive(&mut self, out: &mut Buffer) -> Result<Found, Fault> {
         let theirs = &self.port.theirs;
-        let Some(header) = self.reader.peek(theirs)? else { return Ok(Found::Nothing) };
+        let Some(header) = self.reader.peek(theirs)? else {
+            self.run = 0;
+            return Ok(Found::Nothing);
+        };
         if !self.has_reply_room(&header)? {
             self.counters.waits_for_room(self.reader.position());
             return Ok(Found::NoRoom);
@@ -241,6 +247,11 @@ impl<P: Platform> ServerEnd<P> {
         self.reserved += u64::from(header.room) * LINE_BYTES as u64;
         self.reader.copy(theirs, &header, out);
         let transaction = self.reader.position();
+        self.run += 1;
+        if self.run > AHEAD {
+            self.port.theirs.prefetch(transaction + AHEAD);
+            self.port.ours.prefetch(transaction + AHEAD);
+        }
         self.port.ours.set_taken(transaction + 1);
         P::fence(Label::TakeFence);
         let withdrawn = self.reader.is_withdrawn(theirs);

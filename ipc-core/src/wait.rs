@@ -297,7 +297,35 @@ impl Slept {
 
 #[cfg(test)]
 mod tests {
-    use super::{WAKE_NS_OLDEST, WAKE_NS_RANGE, learn, learned_wake_ns};
+    use super::{
+        CROWDED_MAX, CROWDED_MIN, Habit, LONG_WAITS, WAKE_NS_OLDEST, WAKE_NS_RANGE, learn,
+        learned_wake_ns,
+    };
+
+    #[test]
+    fn a_sleep_that_spinning_would_have_caught_brings_spinning_back() {
+        let mut habit = Habit { long_waits: LONG_WAITS - 1, ..Habit::default() };
+        assert!(!habit.expects_long());
+        habit.long_waits += 1;
+        assert!(habit.expects_long());
+        habit.slept(1_000, 1_000 + 200, 100);
+        assert!(habit.expects_long(), "twice the budget: a wake-up, and more than a budget before");
+        habit.slept(1_000, 1_000 + 199, 100);
+        assert!(!habit.expects_long());
+    }
+
+    #[test]
+    fn yields_that_take_too_long_are_tried_less_and_less_often() {
+        let mut habit = Habit::default();
+        habit.crowd();
+        assert_eq!(habit.crowded, CROWDED_MIN);
+        habit.crowd();
+        assert_eq!(habit.crowded, 2 * CROWDED_MIN);
+        for _ in 0..20 {
+            habit.crowd();
+        }
+        assert_eq!(habit.crowded, CROWDED_MAX);
+    }
 
     #[test]
     fn a_lie_about_the_ringing_moves_what_is_learned_no_further_than_the_bounds() {

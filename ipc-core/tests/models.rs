@@ -212,6 +212,41 @@ fn wake_is_lost_without_the_readers_fence() {
     expect_failure("wake_is_lost_without_the_readers_fence", || exchange::<SleepFence>(false));
 }
 
+/// Two requests begun quietly: one fence and one look for both must wake a server that lies down at
+/// any moment.
+fn quietly<T: Twin>(swapped: bool) {
+    let (mut client, mut server, _kernel) = connection::<T>(2, 1);
+    join(both(
+        swapped,
+        move || {
+            for n in 0..2 {
+                client.begin_quietly(1, &[n], 0, NEVER).expect("room");
+            }
+            client.flush();
+        },
+        move || {
+            let mut request = Buffer::new();
+            for n in 0..2 {
+                server.receive_blocking(&mut request);
+                assert_eq!(request.as_slice(), [n]);
+            }
+        },
+    ));
+}
+
+#[test]
+fn quiet_requests_are_rung_for_once() {
+    explore(20, || quietly::<Sound>(false));
+    explore(20, || quietly::<Sound>(true));
+}
+
+#[test]
+fn quiet_requests_are_slept_over_without_the_fence() {
+    expect_failure("quiet_requests_are_slept_over_without_the_fence", || {
+        quietly::<PublishFence>(false);
+    });
+}
+
 /// Two requests through a ring of one line: the sender of the second waits for room.
 fn room<T: Twin>(swapped: bool) {
     let (mut client, mut server, _kernel) = connection::<T>(1, 1);

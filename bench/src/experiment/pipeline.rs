@@ -109,7 +109,7 @@ impl Pipeline {
         self.sequence += 1;
         let mut payload = [0; PAYLOAD];
         payload[..8].copy_from_slice(&self.sequence.to_le_bytes());
-        let begun = self.connection.begin(operation, &payload, room);
+        let begun = self.connection.begin_quietly(operation, &payload, room);
         Ok((begun.map_err(io::Error::other)?, self.sequence + 1))
     }
 

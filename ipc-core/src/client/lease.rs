@@ -50,6 +50,7 @@ impl<P: Platform> ClientEnd<P> {
     /// `NotDelivered` with the reason if the connection has ended.
     #[cold]
     pub fn wait_for_reply(&mut self, deadline: u64) -> Result<bool, SendError> {
+        self.flush();
         let mut spinner = Spinner::new(self.wait, &self.habit);
         loop {
             if self.take_in()? {

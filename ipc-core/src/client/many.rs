@@ -67,7 +67,10 @@ impl<P: Platform> ClientEnd<P> {
     /// Takes the next reply, whatever it answers, its payload into `out`.
     #[inline]
     fn next_reply(&mut self, out: &mut Buffer) -> Result<Found<Answered>, Fault> {
-        let Some(header) = self.reader.peek(&self.theirs)? else { return Ok(Found::Nothing) };
+        let Some(header) = self.reader.peek(&self.theirs)? else {
+            self.run = 0;
+            return Ok(Found::Nothing);
+        };
         if header.flags & Header::LEASED != 0 {
             // An end like this has no arenas, and has invited no lease.
             return Err(Fault::Lease(LeaseFault::Together));
@@ -169,12 +172,24 @@ impl<P: Platform> ClientEnd<P> {
         if self.ringer.sees_sleeper(&self.theirs) {
             self.ringer.ring_if_asleep(&self.ours, &self.theirs);
         }
+        self.quiet = true;
         Ok(transaction)
+    }
+
+    /// Makes sure that the server does not sleep over a request that was begun quietly. Whatever
+    /// waits does it first.
+    #[inline]
+    pub fn flush(&mut self) {
+        if self.quiet {
+            P::fence(Label::PublishFence);
+            self.announce();
+        }
     }
 
     /// Rings the server if it slept when requests were published, before the last [`publish_fence`].
     #[inline]
     pub fn announce(&mut self) {
+        self.quiet = false;
         self.ringer.ring_unfenced(&self.ours, &self.theirs);
     }
 }

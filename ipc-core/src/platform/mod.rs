@@ -94,6 +94,16 @@ pub trait Half<P: Platform>: Debug {
     fn line(&self, index: u64) -> &Line<P>;
     /// Its payload area.
     fn area(&self) -> &P::Area;
+    /// Asks the processor for line `index`, to be written soon. A hint.
+    #[inline]
+    fn fetch_to_write(&self, index: u64) {
+        let _ = index;
+    }
+    /// Asks the processor for line `index`, to be read soon. A hint.
+    #[inline]
+    fn fetch_to_read(&self, index: u64) {
+        let _ = index;
+    }
 }
 
 /// How a writer wakes the reader of its direction.
