@@ -5,7 +5,8 @@
 //!
 //! - *Sending.* Every send is non-blocking. What does not fit is queued, and while anything is
 //!   queued nothing is read from that task; at most one batch of descriptors is under way to it.
-//! - *Receiving.* A turn reads a bounded number of requests from each task that has some.
+//! - *Receiving.* A turn reads a bounded number of requests from each task that has some, and sends
+//!   what came of all of them at its end: who is told of several things is woken once.
 //! - *Descriptors.* None travels from a task to the kernel. Linux refuses them at the sender
 //!   (6.16); where it cannot, the kernel looks at each packet without room for descriptors, and a
 //!   socket with some in it goes unread to a closer. Receiving or discarding a stranger's
@@ -65,6 +66,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Requests of one task, and processes at the front door, that are taken in one turn.
 const PER_TURN: usize = 16;
+/// Frames that are queued at most before they are sent, though more requests are there to be read.
+const PER_BATCH: usize = 128;
 /// Processes of one uid that may be at the front door without having greeted. When another comes,
 /// the one that has been silent for longest is shown out.
 const UNGREETED_MAX: usize = 64;
@@ -220,6 +223,7 @@ pub fn run(config: Config) -> Result<(), Error> {
             }
             shell.settle();
         }
+        shell.finish_turn();
     }
 }
 
@@ -255,6 +259,10 @@ struct Shell {
     gone: Vec<u64>,
     /// Peers to give up then.
     doomed: Vec<u64>,
+    /// Peers for whom something was queued that is to be sent at the end of the turn.
+    due: Vec<u64>,
+    /// How many frames that is.
+    queued: usize,
     /// Peers that Linux had no room for.
     again: HashSet<u64>,
     /// Linux had no descriptor left for another process at the front door.
@@ -312,6 +320,8 @@ impl Shell {
             effects: VecDeque::new(),
             gone: Vec::new(),
             doomed: Vec::new(),
+            due: Vec::new(),
+            queued: 0,
             again: HashSet::new(),
             door_paused: false,
             buffer: vec![0; FRAME_BYTES_MAX],
@@ -406,7 +416,11 @@ impl Shell {
     }
 
     fn remove(&mut self, id: u64) {
-        let Some(peer) = self.peers.remove(&id) else { return };
+        let Some(mut peer) = self.peers.remove(&id) else { return };
+        if peer.due {
+            // Whatever became of it.
+            let _ = peer.flush();
+        }
         if let Some(task) = peer.task {
             self.tasks.remove(&task);
         }
@@ -496,6 +510,7 @@ impl Shell {
                     self.answer(id, transaction, &Answer::Error(error), vec![]);
                 }
                 self.settle();
+                self.flush(id);
                 // Refused, by us or by the machine.
                 if self.peers.get(&id).is_some_and(|peer| !peer.welcomed) {
                     self.end(id);

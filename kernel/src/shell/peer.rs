@@ -123,6 +123,10 @@ pub(super) struct Peer {
     pub(super) page_file: Option<Shared>,
     room: Room,
     queue: VecDeque<Outgoing>,
+    /// Sending has stopped at the queue's first frame, for lack of room.
+    blocked: bool,
+    /// Frames were queued that nobody has tried to send yet.
+    pub(super) due: bool,
     topics: HashSet<Topic>,
     /// How many of the queued frames announce a client or its arenas.
     incoming: usize,
@@ -158,6 +162,8 @@ impl Peer {
             page_file: None,
             room,
             queue: VecDeque::new(),
+            blocked: false,
+            due: false,
             topics: HashSet::new(),
             incoming: 0,
         })
@@ -196,9 +202,9 @@ impl Peer {
         }
     }
 
-    /// Whether frames wait.
+    /// Whether frames wait for the task to read, or for Linux.
     pub(super) fn is_behind(&self) -> bool {
-        !self.queue.is_empty()
+        self.blocked
     }
 
     /// Whether another client, or a client's arenas, may be announced.
@@ -229,14 +235,14 @@ impl Peer {
         there
     }
 
-    /// Sends a frame, after those that wait. A later event about the same fate takes the place of
-    /// one that waits.
-    pub(super) fn post(&mut self, outgoing: Outgoing) -> Sent {
+    /// Queues a frame. A later event about the same fate takes the place of one that waits. False if
+    /// too many wait.
+    pub(super) fn post(&mut self, outgoing: Outgoing) -> bool {
         if let Some(topic) = outgoing.topic {
             self.take_back_topic(topic);
         }
         if self.queue.len() >= QUEUE_MAX {
-            return Sent::Broken;
+            return false;
         }
         if let Some(topic) = outgoing.topic
             && self.topics.insert(topic)
@@ -245,11 +251,18 @@ impl Peer {
             self.incoming = self.incoming.saturating_add(1);
         }
         self.queue.push_back(outgoing);
-        if self.queue.len() > 1 { Sent::Waits } else { self.flush() }
+        true
     }
 
     /// Sends as much as there is room for.
     pub(super) fn flush(&mut self) -> Sent {
+        let sent = self.send();
+        self.due = false;
+        self.blocked = matches!(sent, Sent::Waits | Sent::Again);
+        sent
+    }
+
+    fn send(&mut self) -> Sent {
         while let Some(next) = self.queue.front() {
             // At most one batch of descriptors is under way to a task: what it does not read
             // counts against this process's limit of descriptors in flight, and all tasks' share.

@@ -2,7 +2,7 @@
 
 use super::peer::{Interest, Origin, Outgoing, Peer, Sent};
 use super::segments::{Held, Shared, system as refused};
-use super::{Shell, pair, socket_word};
+use super::{PER_BATCH, Shell, pair, socket_word};
 use crate::effect::{Attach, Effect, Pair, Side};
 use crate::system;
 use rendez_ipc_core::control::FRAME_PAYLOAD_BYTES_MAX;
@@ -200,6 +200,14 @@ impl Shell {
     /// Tells a task something unasked.
     fn tell(&mut self, to: TaskId, event: &Event, attach: &[Attach]) {
         let Some((id, peer)) = self.peer(to) else { return };
+        if matches!(event, Event::Incoming { .. } | Event::Attach { .. })
+            && !peer.takes_incoming()
+            && !peer.is_behind()
+        {
+            // It may read well enough: so many came at once.
+            self.flush(id);
+        }
+        let Some((id, peer)) = self.peer(to) else { return };
         match event {
             // The server has not been told of it, and need not be.
             Event::Closed { connection, .. } if peer.take_back((*connection).into()) => {
@@ -240,9 +248,36 @@ impl Shell {
     }
 
     pub(super) fn post(&mut self, id: u64, outgoing: Outgoing) {
-        if let Some(peer) = self.peers.get_mut(&id) {
-            let sent = peer.post(outgoing);
-            self.sent(id, sent);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if !peer.post(outgoing) {
+            return self.doomed.push(id);
+        }
+        if !peer.is_behind() {
+            if !core::mem::replace(&mut peer.due, true) {
+                self.due.push(id);
+            }
+            self.queued = self.queued.saturating_add(1);
+            if self.queued >= PER_BATCH {
+                self.send_due();
+            }
+        }
+    }
+
+    /// Sends what has been queued for tasks that read.
+    fn send_due(&mut self) {
+        self.queued = 0;
+        for id in std::mem::take(&mut self.due) {
+            if self.peers.get(&id).is_some_and(|peer| peer.due) {
+                self.flush(id);
+            }
+        }
+    }
+
+    /// Sends all that has been queued, and does what follows from that.
+    pub(super) fn finish_turn(&mut self) {
+        while !self.due.is_empty() {
+            self.send_due();
+            self.settle();
         }
     }
 
