@@ -14,6 +14,11 @@ use crate::units::{tick, visible};
 /// Without a spread, a factor up to this is taken for noise.
 const NOISE: f64 = 1.25;
 
+/// A change by a smaller factor is none, whatever the spread: two connections of one mechanism, whose
+/// pages lie elsewhere, differ by as much, and the spread of one connection's blocks does not show
+/// it.
+const MARGIN: f64 = 1.1;
+
 /// Two reports beside each other.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Changes {
@@ -59,7 +64,7 @@ pub struct Change {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// Within the spread (or, where none is known, within a quarter).
+    /// Within the spread (where none is known, within a quarter), or by less than a tenth.
     Same,
     /// Beyond it, for the better.
     Better,
@@ -161,9 +166,9 @@ fn change(experiment: &Experiment, series: &Series, first: &Point, second: &Poin
     };
     let [low, high] = spread.unwrap_or([ratio / NOISE, ratio * NOISE]);
     let more_is_better = first.unit == PER_SECOND;
-    let verdict = if low > 1.0 {
+    let verdict = if low > 1.0 && ratio > MARGIN {
         if more_is_better { Verdict::Better } else { Verdict::Worse }
-    } else if high < 1.0 {
+    } else if high < 1.0 && ratio < 1.0 / MARGIN {
         if more_is_better { Verdict::Worse } else { Verdict::Better }
     } else {
         Verdict::Same

@@ -14,6 +14,8 @@ pub(crate) fn table(changes: &Changes, color: bool) -> String {
     let width = |cell: fn(&Change) -> usize| changes.changes.iter().map(cell).max().unwrap_or(0);
     let names = width(|change| change.series.chars().count());
     let places = width(|change| change.at.chars().count());
+    // "× " before what it is by, and two blanks behind.
+    let bys = width(|change| change.against.as_ref().map_or(5, |to| to.chars().count() + 2)) + 2;
     let mut section = None;
     for change in &changes.changes {
         let here = (change.experiment.as_str(), change.cores);
@@ -23,7 +25,7 @@ pub(crate) fn table(changes: &Changes, color: bool) -> String {
             let title = format!("{}, {}", change.experiment, change.cores.title());
             line(&mut out, &paint.with(BOLD, &title));
             let head = format!(
-                "  {:names$}  {:places$}{:>12}{:>12}{:>9}  {:<15}{:<13}",
+                "  {:names$}  {:places$}{:>12}{:>12}{:>9}  {:<15}{:<bys$}",
                 "", "", "A", "B", "B/A", "may be", "by"
             );
             line(&mut out, &paint.with(DIM, &head));
@@ -43,7 +45,7 @@ pub(crate) fn table(changes: &Changes, color: bool) -> String {
         line(
             &mut out,
             &format!(
-                "  {:names$}  {:places$}{:>12}{:>12}{}  {spread:<15}{against:<13}{}",
+                "  {:names$}  {:places$}{:>12}{:>12}{}  {spread:<15}{against:<bys$}{}",
                 change.series,
                 change.at,
                 value(&change.unit, change.first),
@@ -67,7 +69,7 @@ pub(crate) fn table(changes: &Changes, color: bool) -> String {
         "Nothing to compare: the reports have no point in common.".to_owned()
     } else {
         format!(
-            "{} compared: {} better, {} worse, beyond the spread.",
+            "{} compared: {} better, {} worse, beyond the spread and a tenth.",
             count(changes.changes.len(), "point"),
             changes.count(Verdict::Better),
             changes.count(Verdict::Worse),
@@ -96,7 +98,10 @@ mod tests {
         let worse = text.lines().filter(|line| line.ends_with("worse")).count();
         assert_eq!(worse, 2, "{text}");
         assert!(text.contains("only in A: capabilities rendez (1 of 2 points)"), "{text}");
-        assert!(text.trim_end().ends_with("1 better, 2 worse, beyond the spread."), "{text}");
+        assert!(
+            text.trim_end().ends_with("1 better, 2 worse, beyond the spread and a tenth."),
+            "{text}"
+        );
     }
 
     #[test]
