@@ -342,7 +342,7 @@ fn arenas_grow_when_needed_and_go_when_idle() {
     assert_eq!(connection.arena_bytes(), (0, 0));
     let small = connection.lease(1000).unwrap();
     let (first, _) = connection.arena_bytes();
-    assert!(first >= 1000 && first < MIB);
+    assert!((1000..MIB).contains(&first));
     let large = connection.lease(2 * MIB).unwrap();
     let (both, _) = connection.arena_bytes();
     assert!(both > first, "the small one stays while something of it is lent");

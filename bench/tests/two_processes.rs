@@ -50,7 +50,9 @@ fn every_mechanism_passes_messages() {
     for cores in Cores::ALL.into_iter().filter(|cores| cores.processors() <= available) {
         for mechanism in mechanism::all().iter().filter(|one| one.runs_on(cores.processors())) {
             let label = mechanism::label(*mechanism);
-            if mechanism.carries(64).is_err() || experiment.notes.iter().any(|note| note.contains(&label)) {
+            if mechanism.carries(64).is_err()
+                || experiment.notes.iter().any(|note| note.contains(&label))
+            {
                 continue;
             }
             let point = experiment

@@ -3,7 +3,7 @@
 //! # Safety
 //! This file is an island of `unsafe`. Its invariants, cited by number below:
 //!
-//! 1. *Mapped for life.* A [`Map`]'s memory stays mapped, at the same place and length, until the
+//! 1. *Mapped for life.* A `Map`'s memory stays mapped, at the same place and length, until the
 //!    value is dropped; nothing that it lends outlives it ([`Span`]s hold their arena).
 //! 2. *One writer.* An arena carries the same seals as a segment, so its bytes are written by its
 //!    owner alone and no load can fault. [`PeerArena`] checks that itself.

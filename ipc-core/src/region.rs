@@ -7,7 +7,7 @@
 //! # Safety
 //! This file is an island of `unsafe`. Its invariants, cited by number below:
 //!
-//! 1. *Mapped for life.* A [`Map`]'s memory stays mapped, at the same place and length, until the
+//! 1. *Mapped for life.* A `Map`'s memory stays mapped, at the same place and length, until the
 //!    value is dropped; nothing that it lends outlives it.
 //! 2. *No fault.* The file cannot shrink (`SHRINK`, or nobody but us and the kernel has it yet) and
 //!    has no hole, checked under its seals: every page is there.

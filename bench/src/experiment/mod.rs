@@ -1,9 +1,8 @@
 //! The experiments: each asks one question. **This is where a new one is added.**
 //!
-//! An experiment is a module with a function of the type [`Run`], and a line in [`all`]. It finds
-//! what it needs in the [`Context`], measures mostly through
-//! [`interleave`](crate::interleave::interleave), and gives the part of the report that answers its
-//! question.
+//! An experiment is a module with a function of the type `Run`, and a line in [`all`]. It finds
+//! what it needs in the `Context`, measures mostly through `interleave`, and gives the part of the
+//! report that answers its question.
 
 mod breakdown;
 mod bulk;

@@ -69,7 +69,8 @@ pub(crate) fn report() -> Report {
         Some(Axis::logarithmic("clients", "")),
     );
     for (x, rate) in [(1.0, 1e6), (64.0, 2e6), (1000.0, 1.9e6)] {
-        let point = Point { x: Some(x), ..Point::new(Cores::Two, PER_SECOND, Summary::single(rate)) };
+        let point =
+            Point { x: Some(x), ..Point::new(Cores::Two, PER_SECOND, Summary::single(rate)) };
         clients.add("rendez-adaptive", Some(Wait::Adaptive), Class::Rendez, point);
     }
 
