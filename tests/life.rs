@@ -351,6 +351,25 @@ fn holdings(pids: &[u32]) -> Vec<(usize, usize)> {
     pids.iter().map(|pid| (descriptors(*pid), segments(*pid))).collect()
 }
 
+/// Has a server find out that it may need as many spares as a server ever has: more come than it is
+/// ready for, and more again. So what it keeps is the same from then on.
+fn fill_stock(system: &System, path: &str, pid: u32) {
+    const MORE_THAN_SPARES: usize = 12;
+    let visitor = system.task();
+    let slot = visitor.look_up(path, None, None).unwrap().0.slot;
+    let open = || drop(Connection::open(&visitor, slot, &for_ever()).unwrap());
+    signal(pid, Signal::STOP);
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..MORE_THAN_SPARES).map(|_| scope.spawn(open)).collect();
+        // All have asked by then.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        signal(pid, Signal::CONT);
+        for client in clients {
+            client.join().unwrap();
+        }
+    });
+}
+
 #[test]
 fn connects_and_deaths_leave_no_descriptor_behind() {
     let system = System::start();
@@ -393,11 +412,16 @@ fn connects_and_deaths_leave_no_descriptor_behind() {
         }
         observer.ignore();
     };
-    // What comes to stay (buffers, threads' stacks) comes with the first load.
+    // What comes to stay (buffers, threads' stacks, spares) comes with the first load.
     load();
+    for name in ["name", "file", "signal"] {
+        fill_stock(&system, &format!("/{name}"), pid_of(&task, name));
+    }
+    fill_stock(&system, "/supervisor", system.supervisor);
+    fill_stock(&system, "/observer", pids[pids.len() - 1]);
     let before = eventually("it is quiet", || {
         let one = holdings(&pids);
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        std::thread::sleep(std::time::Duration::from_millis(250));
         (one == holdings(&pids)).then_some(one)
     });
     load();

@@ -90,7 +90,8 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(Progress)) -> Result<Repo
         before += share;
     }
     match failure {
-        Some(error) if experiments.is_empty() => Err(error),
+        // An experiment for which nothing was selected does not fail, and says nothing either.
+        Some(error) if experiments.iter().all(|one| one.series.is_empty()) => Err(error),
         _ => Ok(Report {
             format: FORMAT,
             machine: Machine::read(&cpus, clock_cost_ns),

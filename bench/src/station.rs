@@ -162,7 +162,9 @@ impl Subject for Station<'_> {
             let cpu_before = context.own_cpu_ns();
             let partner_ns =
                 context.on(self.cores, || self.variant(Block { exchanges, variant }))?;
-            let own_ns = context.own_cpu_ns() - cpu_before;
+            // A spinner books what it used just before it sleeps, and the rest of it the next time:
+            // that can be more than a block of one exchange.
+            let own_ns = context.own_cpu_ns().saturating_sub(cpu_before);
             let cpu_ns = (own_ns + partner_ns) as f64 / f64::from(exchanges);
             if let Some(value) = median(self.recorder.batches())
                 && best.as_ref().is_none_or(|best| value < best.value)
