@@ -81,8 +81,10 @@ const PATROL_NS: u64 = 1_000_000_000;
 /// How long a sender that has given up waits for a reply that the server may just be writing, in ns.
 const GRACE_NS: u64 = 1_000_000;
 
-/// One rest between two looks for every so many transactions in flight, at most as many.
-const GATHER: u64 = 8;
+/// From this many transactions in flight on, a rest for every second of them lies between two looks.
+const GATHER_FROM: u64 = 8;
+/// But no more than this.
+const GATHER_MOST: u64 = 32;
 
 /// What else ends a sleep of the client, beside a reply and the connection's end.
 #[derive(Clone, Copy, Debug)]
@@ -437,7 +439,10 @@ impl<P: Platform> ClientEnd<P> {
                 }
             }
             match spinner.step(&mut self.habit, &self.ours, &self.theirs) {
-                Step::Again => continue,
+                Step::Again => {
+                    while !self.reader.has_news(&self.theirs) && spinner.again::<P>() {}
+                    continue;
+                }
                 Step::Look(now) => {
                     self.counters.looked();
                     if now >= deadline {
@@ -468,8 +473,10 @@ impl<P: Platform> ClientEnd<P> {
     #[inline]
     fn let_gather(&self) {
         let in_flight = self.writer.position() - self.reader.position();
-        for _ in 0..(in_flight / GATHER).min(GATHER) {
-            P::pause();
+        if in_flight >= GATHER_FROM {
+            for _ in 0..(in_flight / 2).min(GATHER_MOST) {
+                P::pause();
+            }
         }
     }
 
@@ -640,9 +647,6 @@ impl<P: Platform> ClientEnd<P> {
     #[inline]
     fn retire(&mut self, header: &Header) {
         self.run += 1;
-        if self.run > AHEAD {
-            self.theirs.prefetch(self.reader.position() + AHEAD);
-        }
         self.reader.advance(header);
         self.reader.publish_freed(&self.ours);
         self.writer.answered(header.word);

@@ -23,6 +23,9 @@ pub trait End: Debug {
     /// What the peer did that no honest one does: the connection is to be closed with `protocol`.
     fn receive(&mut self, out: &mut Buffer) -> Result<Found<Self::Message>, Fault>;
 
+    /// Whether [`End::receive`] has something to look at: the shortest look there is.
+    fn has_news(&self) -> bool;
+
     /// Fetches what this process knows of the connection, and keeps outside of this value.
     fn prefetch_own(&self);
 
@@ -60,9 +63,14 @@ pub trait End: Debug {
 impl End for ServerEnd<Host> {
     type Message = Taken;
 
-    #[inline]
+    #[inline(always)]
     fn receive(&mut self, out: &mut Buffer) -> Result<Found, Fault> {
         Self::receive(self, out)
+    }
+
+    #[inline(always)]
+    fn has_news(&self) -> bool {
+        Self::has_news(self)
     }
 
     #[inline]

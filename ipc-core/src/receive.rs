@@ -351,7 +351,7 @@ impl<E: End> Receiver<E> {
     ///
     /// # Errors
     /// What Linux says to waiting, which is a mistake of this library.
-    #[inline]
+    #[inline(always)]
     pub fn next(&mut self, out: &mut Buffer, deadline: u64) -> io::Result<Turn<E::Message>> {
         if let Some(turn) = self.before(deadline)? {
             return Ok(turn);
@@ -373,7 +373,13 @@ impl<E: End> Receiver<E> {
                 None => Step::Sleep,
             };
             match step {
-                Step::Again => {}
+                Step::Again => {
+                    // One connection: nothing else to poll, and no turn to take.
+                    if let [index] = self.polled[..] {
+                        let end = &self.places[index].end;
+                        while !end.has_news() && spinner.again::<Host>() {}
+                    }
+                }
                 Step::Look(now) => {
                     if now >= deadline {
                         return Ok(Turn::Deadline);
@@ -408,7 +414,7 @@ impl<E: End> Receiver<E> {
     }
 
     /// What comes before messages.
-    #[inline]
+    #[inline(always)]
     fn before(&mut self, deadline: u64) -> io::Result<Option<Turn<E::Message>>> {
         if let Some(token) = self.readable.pop_front() {
             return Ok(Some(Turn::Descriptor(token)));
@@ -463,7 +469,7 @@ impl<E: End> Receiver<E> {
     }
 
     /// One pass over the polled connections.
-    #[inline]
+    #[inline(always)]
     fn poll(&mut self, out: &mut Buffer) -> Option<Turn<E::Message>> {
         for _ in 0..self.polled.len() {
             if self.cursor >= self.polled.len() {
@@ -471,7 +477,9 @@ impl<E: End> Receiver<E> {
             }
             let index = self.polled[self.cursor];
             self.cursor += 1;
-            self.look_ahead();
+            if self.polled.len() > AHEAD_PLACE {
+                self.look_ahead();
+            }
             let place = &mut self.places[index];
             match place.end.receive(out) {
                 Ok(Found::Message(taken)) => {
@@ -504,11 +512,7 @@ impl<E: End> Receiver<E> {
 
     /// Fetches what the next turns will need: with many connections each of them lies in lines and
     /// pages of its own, whose misses would otherwise add up instead of overlapping.
-    #[inline]
     fn look_ahead(&self) {
-        if self.polled.len() <= AHEAD_PLACE {
-            return;
-        }
         let ahead = |by: usize| {
             let at = self.cursor + by;
             let at = if at < self.polled.len() { at } else { at - self.polled.len() };

@@ -76,7 +76,7 @@ pub enum Fault {
 /// With this many messages under way, the line as many further on is fetched ahead: a line comes from
 /// the other processor in the time that this many take, and fences wait for it. With fewer, the
 /// peer may be looking at that very line.
-pub(crate) const AHEAD: u64 = 4;
+pub(crate) const AHEAD: u64 = 8;
 
 /// A private, growing buffer for payloads: its bytes are kept between messages.
 #[derive(Clone, Debug, Default)]
@@ -247,7 +247,7 @@ impl Writer {
     }
 
     /// (W2, W3) Publishes a message for which there is room, and answers its position.
-    #[inline]
+    #[inline(always)]
     pub fn publish<P: Platform>(&mut self, ours: &Ours<P>, header: Header, payload: &[u8]) -> u64 {
         let position = self.published;
         let (inline, rest) = payload.split_at(payload.len().min(INLINE_BYTES));
@@ -302,7 +302,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`Fault::Turn`], [`Fault::Length`].
-    #[inline]
+    #[inline(always)]
     pub fn peek<P: Platform>(&self, theirs: &Theirs<P>) -> Result<Option<Header>, Fault> {
         let expected = turn_of(self.position, self.lines);
         let found = theirs.turn(self.position);
@@ -321,8 +321,14 @@ impl Reader {
         Ok(Some(header))
     }
 
+    /// Whether [`Reader::peek`] would answer anything but *nothing yet*: the shortest look there is.
+    #[inline(always)]
+    pub(crate) fn has_news<P: Platform>(&self, theirs: &Theirs<P>) -> bool {
+        theirs.turn(self.position) != turn_of(self.position, self.lines).wrapping_sub(1)
+    }
+
     /// (R3) Copies the payload of the message whose header [`Reader::peek`] answered.
-    #[inline]
+    #[inline(always)]
     pub fn copy<P: Platform>(&self, theirs: &Theirs<P>, header: &Header, out: &mut Buffer) {
         let length = header.length as usize;
         out.flags = header.flags;

@@ -94,7 +94,7 @@ impl<P: Platform> Port<P> {
     /// Answers the transaction. Never blocks; a payload longer than the room that its request named
     /// becomes `too big`, with the length as payload. Each taken message is answered once; what
     /// makes sure of that is the reply right around it.
-    #[inline]
+    #[inline(always)]
     pub fn reply(&self, taken: &Taken, status: Status, payload: &[u8]) {
         self.reply_flagged(taken, 0, status, payload);
     }
@@ -110,7 +110,7 @@ impl<P: Platform> Port<P> {
         self.arenas.get_or_init(ServerArenas::default)
     }
 
-    #[inline]
+    #[inline(always)]
     fn reply_flagged(&self, taken: &Taken, flags: u8, status: Status, payload: &[u8]) {
         self.outbox.with(|outbox| {
             let long = (payload.len() as u32).to_le_bytes();
@@ -232,7 +232,7 @@ impl<P: Platform> ServerEnd<P> {
     ///
     /// # Errors
     /// What the client did that no honest one does: the connection is to be closed with `protocol`.
-    #[inline]
+    #[inline(always)]
     pub fn receive(&mut self, out: &mut Buffer) -> Result<Found, Fault> {
         let theirs = &self.port.theirs;
         let Some(header) = self.reader.peek(theirs)? else {
@@ -275,6 +275,12 @@ impl<P: Platform> ServerEnd<P> {
         // One at a time: a client that withdraws everything is not to hold the thread.
         self.port.reply(&taken, Status::WITHDRAWN, &[]);
         Ok(Found::Nothing)
+    }
+
+    /// Whether there is anything in the ring that was not there at the last look.
+    #[inline(always)]
+    pub fn has_news(&self) -> bool {
+        self.reader.has_news(&self.port.theirs)
     }
 
     /// Takes the next message and dies at once, between (T4) and (T5): for models of death.

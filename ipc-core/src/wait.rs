@@ -216,6 +216,21 @@ impl Spinner {
         Step::Again
     }
 
+    /// After [`Step::Again`]: whether the ring alone is to be looked at once more before the next
+    /// [`Spinner::step`].
+    #[inline(always)]
+    pub fn again<P: Platform>(&mut self) -> bool {
+        let next = self.turns.wrapping_add(1);
+        if next >= self.due {
+            return false;
+        }
+        self.turns = next;
+        if next > TURNS_EAGER {
+            P::pause();
+        }
+        true
+    }
+
     #[cold]
     fn look<P: Platform>(&mut self, habit: &mut Habit, ours: &Ours<P>, theirs: &Theirs<P>) -> Step {
         let mut now = P::now();

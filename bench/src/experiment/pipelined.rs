@@ -25,8 +25,9 @@ const PAYLOAD: usize = 40;
 const IN_FLIGHT: [u32; 4] = [1, 4, 16, 64];
 const QUICK_IN_FLIGHT: [u32; 2] = [1, 64];
 
-/// Lines of the rings: as many as are ever in flight.
-const LINES: u32 = 64;
+/// Lines of the rings: twice as many as are ever in flight. With no more than those, each end has to ask
+/// the other for every line how far it has come.
+const LINES: u32 = 128;
 
 /// What is compared: a new request for each reply, so that there are always as many in flight; or
 /// this part of the window taken in, and then begun, at once.

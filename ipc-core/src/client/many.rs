@@ -209,6 +209,11 @@ impl End for ClientEnd<Host> {
         self.next_reply(out).inspect_err(|fault| self.fault = Some(*fault))
     }
 
+    #[inline(always)]
+    fn has_news(&self) -> bool {
+        self.reader.has_news(&self.theirs)
+    }
+
     #[inline]
     fn prefetch_own(&self) {
         self.flight.prefetch(self.reader.position());
