@@ -63,6 +63,7 @@ mod role;
 mod schedule;
 mod station;
 mod statistics;
+mod steps;
 mod system;
 mod table;
 mod trial;

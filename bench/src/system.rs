@@ -23,7 +23,8 @@ use rustix::net::{
 use crate::Error;
 use crate::launch::{self, Partner};
 use crate::mechanism::{Wait, answer};
-use crate::role::{Actor, Role, exactly, now_ns, process_cpu_ns};
+use crate::role::{Actor, Role, exactly, process_cpu_ns};
+use crate::steps::Stamps;
 
 /// The operation whose reply is the request, one higher.
 pub(crate) const ANSWER: u16 = 1;
@@ -47,9 +48,11 @@ pub(crate) const REGION_TAKE: u16 = 7;
 /// payload, one higher.
 pub(crate) const REGION_USE: u16 = 8;
 
-/// The operation whose reply is three times in ns: when the handler began, when it replied, and when
-/// it had replied to the one before.
-pub(crate) const STAMP: u16 = 9;
+/// The operation whose request and reply are five numbers, each one higher.
+pub(crate) const FIVE: u16 = 9;
+/// The operation whose reply says when the server did what in the transaction before: see
+/// [`Stamps`].
+pub(crate) const STAMP: u16 = 10;
 
 /// Order: take connections until there are that many.
 const ADMIT: u64 = 1;
@@ -325,13 +328,14 @@ struct Answers {
     task: Task,
     payload: Vec<u8>,
     region: Option<Mapped>,
-    replied_ns: u64,
+    stamps: Stamps,
     stopped: bool,
 }
 
 impl Answers {
-    const fn new(task: Task) -> Self {
-        Self { task, payload: Vec::new(), region: None, replied_ns: 0, stopped: false }
+    fn new(task: Task) -> Self {
+        let stamps = Stamps::default();
+        Self { task, payload: Vec::new(), region: None, stamps, stopped: false }
     }
 
     fn lend_back(&mut self, message: &Message<'_>, mut reply: Reply<'_>) {
@@ -398,16 +402,8 @@ impl Service for Answers {
                 answer(&mut self.payload);
                 reply.ok(&self.payload);
             }
-            STAMP => {
-                let began = now_ns();
-                let mut stamps = [0; 40];
-                stamps[..8].copy_from_slice(&began.to_le_bytes());
-                stamps[16..24].copy_from_slice(&self.replied_ns.to_le_bytes());
-                let replying = now_ns();
-                stamps[8..16].copy_from_slice(&replying.to_le_bytes());
-                reply.ok(&stamps);
-                self.replied_ns = now_ns();
-            }
+            FIVE => self.stamps.serve::<false>(message.payload, reply),
+            STAMP => self.stamps.serve::<true>(message.payload, reply),
             REGION_TAKE => reply.result(self.take_region(context, &message)),
             ACCEPT => reply.result(accept(context, &message)),
             _ => reply.send(Status::MALFORMED, &[]),

@@ -186,7 +186,8 @@ impl Writer {
     }
 
     /// Messages that the reader has freed, as far as we know.
-    pub(crate) const fn freed(&self) -> u64 {
+    #[must_use]
+    pub const fn freed(&self) -> u64 {
         self.freed
     }
 
@@ -219,7 +220,10 @@ impl Writer {
     }
 
     /// Reads what the reader has freed.
-    pub(crate) fn refresh<P: Platform>(&mut self, theirs: &Theirs<P>) -> Result<(), Fault> {
+    ///
+    /// # Errors
+    /// [`Fault::Freed`].
+    pub fn refresh<P: Platform>(&mut self, theirs: &Theirs<P>) -> Result<(), Fault> {
         let freed = theirs.freed();
         self.set_freed(freed)
     }

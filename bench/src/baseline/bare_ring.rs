@@ -35,6 +35,11 @@ use crate::role::{Actor, Role, exactly as numbers, thread_cpu_ns};
 pub(crate) const PAYLOAD: usize = 40;
 const WORDS: usize = PAYLOAD / 8;
 
+/// How often the processor may be told, between two looks, that it is in a spin loop. Who looks less
+/// often leaves the line to the writer; which is best depends on the machine.
+pub(crate) const PAUSES: [u64; 3] = [0, 1, SELDOM as u64];
+pub(super) const SELDOM: u32 = 8;
+
 /// Looks before a spinning process looks at the clock.
 const LOOKS: u32 = 1 << 16;
 /// A peer that has done nothing for so long is gone.
@@ -46,10 +51,10 @@ const FREED_PER_LAP: u32 = 4;
 /// needs the turn alone, and the payload.
 #[repr(C, align(64))]
 #[derive(Debug)]
-struct Line {
-    turn: AtomicU32,
+pub(super) struct Line {
+    pub(super) turn: AtomicU32,
     _unused: [AtomicU32; 5],
-    payload: [AtomicU64; WORDS],
+    pub(super) payload: [AtomicU64; WORDS],
 }
 
 const _: () = assert!(size_of::<Line>() == 64);
@@ -64,7 +69,7 @@ const fn bytes(lines: u32) -> usize {
 
 /// A mapping of a ring.
 #[derive(Debug)]
-struct Ring {
+pub(super) struct Ring {
     at: NonNull<AtomicU64>,
     lines: u32,
 }
@@ -73,7 +78,7 @@ struct Ring {
 unsafe impl Send for Ring {}
 
 impl Ring {
-    fn create(lines: u32) -> io::Result<(Self, OwnedFd)> {
+    pub(super) fn create(lines: u32) -> io::Result<(Self, OwnedFd)> {
         let memory = rustix::fs::memfd_create(
             "rendez-bench-ring",
             MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
@@ -83,7 +88,7 @@ impl Ring {
         Ok((Self::map(&memory, lines)?, memory))
     }
 
-    fn map(memory: impl AsFd, lines: u32) -> io::Result<Self> {
+    pub(super) fn map(memory: impl AsFd, lines: u32) -> io::Result<Self> {
         let memory = memory.as_fd();
         let length = rustix::fs::fstat(memory)?.st_size;
         let seals = rustix::fs::fcntl_get_seals(memory)?;
@@ -118,15 +123,17 @@ impl Ring {
         unsafe { self.at.as_ref() }
     }
 
+    /// Its lines.
     #[inline]
-    fn lines(&self) -> &[Line] {
+    pub(super) fn lines(&self) -> &[Line] {
         // SAFETY: invariant 1: the lines lie after the first page, within the mapping.
         let first = unsafe { self.at.as_ptr().byte_add(PAGE) }.cast::<Line>();
         // SAFETY: invariants 1 to 3; a page is a multiple of a line's alignment.
         unsafe { slice::from_raw_parts(first, self.lines as usize) }
     }
 
-    const fn turn(&self, position: u64) -> u32 {
+    /// The turn of the message at `position`.
+    pub(super) const fn turn(&self, position: u64) -> u32 {
         ((position >> self.lines.trailing_zeros()) as u32).wrapping_add(1)
     }
 }
@@ -141,14 +148,14 @@ impl Drop for Ring {
 
 /// Spins until `ready` answers something.
 #[inline(always)]
-fn spin<const PAUSE: bool, T>(mut ready: impl FnMut() -> Option<T>) -> io::Result<T> {
+pub(super) fn spin<const PAUSES: u32, T>(mut ready: impl FnMut() -> Option<T>) -> io::Result<T> {
     let mut since = None;
     loop {
         for _ in 0..LOOKS {
             if let Some(value) = ready() {
                 return Ok(value);
             }
-            if PAUSE {
+            for _ in 0..PAUSES {
                 hint::spin_loop();
             }
         }
@@ -174,11 +181,15 @@ impl Writer {
     }
 
     /// Writes that many messages and waits until all have been read.
-    pub(crate) fn write(&mut self, count: u64, pause: bool) -> io::Result<()> {
-        if pause { self.run::<true>(count) } else { self.run::<false>(count) }
+    pub(crate) fn write(&mut self, count: u64, pauses: u64) -> io::Result<()> {
+        match pauses {
+            0 => self.run::<0>(count),
+            1 => self.run::<1>(count),
+            _ => self.run::<SELDOM>(count),
+        }
     }
 
-    fn run<const PAUSE: bool>(&mut self, count: u64) -> io::Result<()> {
+    fn run<const PAUSES: u32>(&mut self, count: u64) -> io::Result<()> {
         let Self { ring, position, freed } = self;
         let (lines, word) = (ring.lines(), ring.freed());
         let mask = lines.len() - 1;
@@ -187,7 +198,7 @@ impl Writer {
         while *position < end {
             if *position - *freed >= lines.len() as u64 {
                 let full = *freed;
-                *freed = spin::<PAUSE, _>(|| {
+                *freed = spin::<PAUSES, _>(|| {
                     // ORDERING(bare ring): Acquire; the reader is done with what it freed. Pairs
                     // with the Release in `Reader::run`.
                     Some(word.load(Ordering::Acquire)).filter(|freed| *freed != full)
@@ -204,12 +215,12 @@ impl Writer {
             *position += 1;
         }
         *freed =
-            spin::<PAUSE, _>(|| Some(word.load(Ordering::Acquire)).filter(|freed| *freed == end))?;
+            spin::<PAUSES, _>(|| Some(word.load(Ordering::Acquire)).filter(|freed| *freed == end))?;
         Ok(())
     }
 }
 
-/// The reader's process. Arguments: lines. Orders: messages, and whether to pause while spinning.
+/// The reader's process. Arguments: lines. Orders: messages, and one of [`PAUSES`].
 #[derive(Debug)]
 pub(crate) struct BareRing;
 
@@ -232,7 +243,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn run<const PAUSE: bool>(&mut self, count: u64) -> io::Result<()> {
+    fn run<const PAUSES: u32>(&mut self, count: u64) -> io::Result<()> {
         let Self { ring, position } = self;
         let lines = ring.lines();
         let mask = lines.len() - 1;
@@ -242,7 +253,7 @@ impl Reader {
         while *position < end {
             let line = &lines[*position as usize & mask];
             let turn = ring.turn(*position);
-            spin::<PAUSE, _>(|| {
+            spin::<PAUSES, _>(|| {
                 // ORDERING(bare ring): Acquire; the payload is read after it. Pairs with
                 // `Writer::run`.
                 (line.turn.load(Ordering::Acquire) == turn).then_some(())
@@ -269,9 +280,13 @@ impl Reader {
 
 impl Actor for Reader {
     fn act(&mut self, order: &[u64]) -> io::Result<Vec<u64>> {
-        let [count, pause] = numbers(order)?;
+        let [count, pauses] = numbers(order)?;
         let before = thread_cpu_ns();
-        if pause != 0 { self.run::<true>(count) } else { self.run::<false>(count) }?;
+        match pauses {
+            0 => self.run::<0>(count),
+            1 => self.run::<1>(count),
+            _ => self.run::<SELDOM>(count),
+        }?;
         Ok(vec![thread_cpu_ns() - before])
     }
 }
@@ -289,8 +304,8 @@ mod tests {
             reader.act(&[100, 1]).expect("all in order");
             reader.act(&[3, 0]).expect("it goes on where it was");
         });
-        writer.write(100, true).expect("read to the end");
-        writer.write(3, false).expect("read to the end");
+        writer.write(100, 1).expect("read to the end");
+        writer.write(3, 0).expect("read to the end");
         reading.join().expect("no panic");
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Nothing here is a library for anything but measuring: peers trust each other.
 
+mod bare_answers;
 #[allow(unsafe_code)]
 pub(crate) mod bare_ring;
 mod bytes;
@@ -24,6 +25,7 @@ mod system_v_queue;
 mod terminal;
 pub(crate) mod unix_epoll;
 
+pub(crate) use bare_answers::{Asker, BareAnswers};
 pub(crate) use bare_ring::BareRing;
 pub(crate) use bytes::{NamedPipe, Pipe};
 pub(crate) use eventfd::Eventfd;

@@ -15,6 +15,7 @@ mod floor_rate;
 mod idle;
 mod load;
 mod oneway;
+mod own_ring;
 mod pipeline;
 mod pipelined;
 #[cfg(feature = "peers")]
@@ -27,7 +28,7 @@ use std::time::Duration;
 
 use crate::Error;
 use crate::awake::Spinners;
-use crate::baseline::{BareRing, UnixEpoll};
+use crate::baseline::{BareAnswers, BareRing, UnixEpoll};
 use crate::mechanism::Mechanism;
 use crate::options::Options;
 use crate::report::{Cores, Experiment};
@@ -35,6 +36,7 @@ use crate::role::{Role, process_cpu_ns};
 use crate::system::{Kernel, Serving};
 use crate::watchdog::Watchdog;
 use capabilities::Echo;
+use own_ring::OwnRing;
 
 /// How an experiment is run. It tells `progress` what it measures next, and which part of itself is
 /// done, from 0 to 1.
@@ -82,6 +84,8 @@ pub(crate) fn roles() -> &'static [&'static dyn Role] {
         &Serving,
         &UnixEpoll,
         &BareRing,
+        &BareAnswers,
+        &OwnRing,
         &Echo,
         #[cfg(feature = "peers")]
         &crate::peers::Yielding,
