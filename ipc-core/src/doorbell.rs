@@ -94,6 +94,13 @@ impl<P: Platform> Ringer<P> {
         self.bell.ring(ours.set_doorbell(self.doorbell));
     }
 
+    /// Whether the peer seems to sleep for want of room: a look that needs no ringer, and no lock
+    /// around one.
+    #[inline]
+    pub(crate) fn sees_want_of_room(theirs: &Theirs<P>) -> bool {
+        theirs.asleep() & (ASLEEP | WANTS_ROOM) == ASLEEP | WANTS_ROOM
+    }
+
     /// How often the reader had to be woken.
     #[must_use]
     pub const fn rings(&self) -> u64 {

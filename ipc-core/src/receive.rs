@@ -36,6 +36,8 @@ const IDLE_LOOKS: u32 = 128;
 const MESSAGES_PER_LOOK: u32 = 128;
 /// Looks of the spinner (each many polls) after which epoll is asked.
 const LOOKS_PER_EPOLL: u32 = 8;
+/// As [`LOOKS_PER_EPOLL`], where each look is a yield to the peer, and as a rule finds its message.
+const YIELDS_PER_EPOLL: u32 = 32;
 /// Polled connections whose notification bits are looked at in one look.
 const NOTIFIED_PER_LOOK: usize = 8;
 /// How many connections ahead of the one that is polled memory is fetched: its place, then, nearer,
@@ -563,7 +565,8 @@ impl<E: End> Receiver<E> {
             return Ok(Some(turn));
         }
         self.looks = self.looks.wrapping_add(1);
-        if self.looks.is_multiple_of(LOOKS_PER_EPOLL) {
+        let every = if self.habit.yields() { YIELDS_PER_EPOLL } else { LOOKS_PER_EPOLL };
+        if self.looks.is_multiple_of(every) {
             self.look_at_muted();
             if let Some(turn) = self.ask_epoll(Some(0))? {
                 return Ok(Some(turn));

@@ -256,6 +256,11 @@ impl Area for Bytes {
 #[cfg(target_arch = "x86_64")]
 #[inline]
 pub(crate) unsafe fn copy_out(from: *const u8, to: *mut u8, length: usize) {
+    if length <= WORDS_BYTES_MAX {
+        // SAFETY: the caller's contract.
+        unsafe { copy_words(from, to, length) };
+        return;
+    }
     // SAFETY: the caller's contract; the direction flag is clear by the ABI.
     unsafe {
         core::arch::asm!(
@@ -268,12 +273,26 @@ pub(crate) unsafe fn copy_out(from: *const u8, to: *mut u8, length: usize) {
     }
 }
 
-/// Copies memory that a peer may be changing, byte by byte as relaxed atomics.
+/// Up to this many bytes, the instruction takes longer to start than the words take.
+#[cfg(target_arch = "x86_64")]
+const WORDS_BYTES_MAX: usize = 128;
+
+/// As the other `copy_out`, for processors without that instruction.
+///
+/// # Safety
+/// As there.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) unsafe fn copy_out(from: *const u8, to: *mut u8, length: usize) {
+    // SAFETY: the caller's contract.
+    unsafe { copy_words(from, to, length) };
+}
+
+/// Copies memory that a peer may be changing, word by word as relaxed atomics.
 ///
 /// # Safety
 /// `length` bytes are readable at `from`, writable at `to`, and do not overlap.
-#[cfg(not(target_arch = "x86_64"))]
-pub(crate) unsafe fn copy_out(from: *const u8, to: *mut u8, length: usize) {
+#[inline]
+unsafe fn copy_words(from: *const u8, to: *mut u8, length: usize) {
     use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
     let mut at = 0;
     while at < length {

@@ -388,6 +388,9 @@ impl<P: Platform> ServerEnd<P> {
     }
 
     fn ring_for_room(&self) {
+        if !Ringer::<P>::sees_want_of_room(&self.port.theirs) {
+            return;
+        }
         self.port
             .outbox
             .with(|outbox| outbox.ringer.ring_for_room(&self.port.ours, &self.port.theirs));

@@ -139,6 +139,11 @@ pub struct Habit {
 }
 
 impl Habit {
+    /// Whether a look yields, because the peer runs on this processor.
+    pub(crate) const fn yields(&self) -> bool {
+        self.together
+    }
+
     /// Whether the last waits all outlasted the budget.
     const fn expects_long(&self) -> bool {
         self.long_waits >= LONG_WAITS
