@@ -95,10 +95,20 @@ impl Body for HostBody {
     fn inline(&self, out: &mut [u8]) {
         debug_assert!(out.len() <= INLINE_BYTES);
         let [_, _, payload @ ..] = &self.0;
-        for (chunk, word) in out.chunks_mut(8).zip(payload) {
+        // Whole words apart from the rest: a chunk whose length is not known is a call to copy it.
+        let mut chunks = out.chunks_exact_mut(8);
+        let mut words = payload.iter();
+        for (chunk, word) in (&mut chunks).zip(&mut words) {
+            // ORDERING: Relaxed; as the header.
+            chunk.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+        }
+        let rest = chunks.into_remainder();
+        if !rest.is_empty()
+            && let Some(word) = words.next()
+        {
             // ORDERING: Relaxed; as the header.
             let bytes = word.load(Ordering::Relaxed).to_ne_bytes();
-            chunk.copy_from_slice(&bytes[..chunk.len()]);
+            rest.copy_from_slice(&bytes[..rest.len()]);
         }
     }
 }
