@@ -58,6 +58,9 @@ const WAKE_NS_RANGE: core::ops::RangeInclusive<u64> = 2_000..=200_000;
 const WAKE_NS_OLDEST: u64 = 100_000_000;
 /// Yields to a peer on the same processor that are always made before sleeping.
 const YIELDS_MIN: u32 = 4;
+/// Yields, one right after the other, that a peer on the same processor needs at most: after so many
+/// in vain it runs elsewhere, or does something else.
+const YIELDS_CLOSE: u32 = 8;
 /// A yield that took this much longer than a wake-up gave the processor to somebody else.
 const YIELD_TOO_LONG: u64 = 8;
 /// Waits in a row that outlast the budget, after which the thread sleeps at once, until a sleep was
@@ -249,12 +252,14 @@ impl Spinner {
             ours.set_cpu(cpu);
         }
         let adaptive = matches!(self.wait, Wait::Adaptive);
-        habit.together = theirs.cpu() == cpu;
+        // The peer's word may be an old one: that it runs here shows in what yielding to it brings.
+        let together = theirs.cpu() == cpu;
+        habit.together = together && self.yields < YIELDS_CLOSE;
         self.due = self.turns.wrapping_add(if habit.together { 1 } else { TURNS_PER_LOOK });
         if adaptive && habit.expects_long() {
             return Step::Sleep;
         }
-        if habit.together {
+        if together {
             if adaptive && habit.crowded > 0 {
                 habit.crowded -= 1;
                 return Step::Sleep;
