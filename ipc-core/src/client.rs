@@ -81,7 +81,8 @@ const PATROL_NS: u64 = 1_000_000_000;
 /// How long a sender that has given up waits for a reply that the server may just be writing, in ns.
 const GRACE_NS: u64 = 1_000_000;
 
-/// From this many transactions in flight on, a rest for every second of them lies between two looks.
+/// From this many transactions in flight on, a look in vain is followed by a rest for every second of
+/// them, before the ring is looked at without a pause.
 const GATHER_FROM: u64 = 8;
 /// But no more than this.
 const GATHER_MOST: u64 = 32;
