@@ -4,7 +4,7 @@ use crate::client::Client;
 use crate::connection::{Connection, Options};
 use crate::error::Error;
 use crate::task::Task;
-use rendez_protocol::kernel::{Offer, Received, Travel};
+use rendez_protocol::kernel::{Limits, Offer, Received, Travel};
 use rendez_protocol::limit::PATH_BYTES_MAX;
 use rendez_protocol::name::{self, Found, List, Listing, LookUp, Register, operation};
 use rendez_protocol::{Interface, Rights, Slot, decode, encode};
@@ -86,8 +86,13 @@ impl Task {
         slot: Slot,
         rights: Rights,
     ) -> Result<Registration, Error> {
-        let ticket =
-            connection.offer(&[Offer { slot, rights, badge: None, travel: Travel::Mint }])?;
+        let ticket = connection.offer(&[Offer {
+            slot,
+            rights,
+            badge: None,
+            limits: Limits::SAME,
+            travel: Travel::Mint,
+        }])?;
         let request = encode(&Register { path, ticket });
         connection.send(operation::REGISTER, &request, 256)?.ok()?;
         Ok(Registration { _connection: connection, path: path.into() })

@@ -484,6 +484,8 @@ impl Server {
             status_index,
             badge,
             rights,
+            bits,
+            priority,
             client,
             credentials,
             interface,
@@ -520,13 +522,22 @@ impl Server {
             status_index,
         )
         .ok_or(Why::Protocol)?;
-        let mask = if rights.contains(Rights::POST) { u64::MAX } else { 0 };
+        let mask = if rights.contains(Rights::POST) { bits } else { 0 };
         let (ours, theirs) = (Ours::over(own), Theirs::over(peer));
         let mut end = ServerEnd::new(ours, theirs, status, bell, mask);
         let whose = Identity { connection, peer: client, side: Side::Server, status_index };
         end.set_counters(server_counters(task.page(), whose));
-        let caller =
-            Caller { connection, task: client, endpoint, badge, rights, credentials, interface };
+        let caller = Caller {
+            connection,
+            task: client,
+            endpoint,
+            badge,
+            rights,
+            bits,
+            priority,
+            credentials,
+            interface,
+        };
         service.connected(&mut self.world, &caller).map_err(|_| Why::Denied)?;
         let port = end.port().clone();
         let key = match self.receiver.add(end, doorbell) {

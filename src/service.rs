@@ -26,6 +26,10 @@ pub struct Caller {
     pub badge: u64,
     /// The rights of the client's capability, the server's own ones among them.
     pub rights: Rights,
+    /// The bits that the client may post, if it may post at all.
+    pub bits: u64,
+    /// The highest priority that the client's messages have, whatever they claim.
+    pub priority: u8,
     /// The client's process.
     pub credentials: Credentials,
     /// What the client speaks.

@@ -9,7 +9,7 @@ use rendez_ipc_core::counters::PageFile;
 use rendez_ipc_core::platform::{Host, Platform};
 use rendez_ipc_core::status::{PageWriter, StatusReader};
 use rendez_protocol::kernel::{
-    Answer, Capability, Give, Given, Hello, Offer, Received, Request, TaskInfo, frame,
+    Answer, Capability, Give, Given, Hello, Limits, Offer, Received, Request, TaskInfo, frame,
 };
 use rendez_protocol::limit::{DEADLINE_DEFAULT_MS, LABEL_BYTES_MAX};
 use rendez_protocol::{ConnectionId, Rights, Slot, TaskId, Ticket, Version};
@@ -264,7 +264,22 @@ impl Task {
     /// # Errors
     /// What the kernel says.
     pub fn mint(&self, slot: Slot, rights: Rights, badge: Option<u64>) -> Result<Received, Error> {
-        self.slot(&Request::Mint { slot, rights, badge })
+        self.mint_limited(slot, rights, badge, Limits::SAME)
+    }
+
+    /// Derives a capability with `rights`, if given a badge, and no more bits to post or priority
+    /// than `limits` says.
+    ///
+    /// # Errors
+    /// What the kernel says; that `limits` go beyond what `slot` has, among it.
+    pub fn mint_limited(
+        &self,
+        slot: Slot,
+        rights: Rights,
+        badge: Option<u64>,
+        limits: Limits,
+    ) -> Result<Received, Error> {
+        self.slot(&Request::Mint { slot, rights, badge, limits })
     }
 
     /// Moves a capability to a new slot; the old slot is stale.

@@ -6,7 +6,7 @@ use common::raw::{RawConnection, RawTask, at, knock, request};
 use common::{Assistant, Role, System, eventually, for_ever, refusal};
 use rendez::file;
 use rendez::protocol::file as files;
-use rendez::protocol::kernel::{Answer, Hello, Received, Request};
+use rendez::protocol::kernel::{Answer, Hello, Limits, Received, Request};
 use rendez::protocol::kernel::{KernelError, Offer, Travel};
 use rendez::protocol::lease::{Descriptor, Kind, write};
 use rendez::protocol::limit::{ARENA_HEAD_BYTES, LEASES_MAX};
@@ -565,7 +565,13 @@ fn hand_over(
     region: Received,
     rights: Rights,
 ) -> Result<Vec<u64>, Error> {
-    let item = Offer { slot: region.slot, rights, badge: None, travel: Travel::Mint };
+    let item = Offer {
+        slot: region.slot,
+        rights,
+        badge: None,
+        limits: Limits::SAME,
+        travel: Travel::Mint,
+    };
     let ticket = connection.offer(&[item])?;
     Ok(numbers(connection.send(operation, &encode(&ticket), 512)?.ok()?))
 }

@@ -6,7 +6,7 @@ mod common;
 use common::raw::{RawConnection, RawTask, at, knock, next, request};
 use common::{Random, System, for_ever, pid_of, servers};
 use rendez::protocol::kernel::{
-    Answer, Event, Give, Hello, KernelError, Offer, Request, Shape, Travel, frame,
+    Answer, Event, Give, Hello, KernelError, Limits, Offer, Request, Shape, Travel, frame,
 };
 use rendez::protocol::message::Header;
 use rendez::protocol::status::ConnectionState;
@@ -313,7 +313,13 @@ fn lying_server(system: &System) -> RawTask {
     assert_eq!(serving, Answer::Serving { generation: 1 });
     let mut names = server.connect(server.given("register").slot);
     let rights = Rights::SEND | Rights::MINT | Rights::GRANT;
-    let item = Offer { slot: endpoint.slot, rights, badge: None, travel: Travel::Mint };
+    let item = Offer {
+        slot: endpoint.slot,
+        rights,
+        badge: None,
+        limits: Limits::SAME,
+        travel: Travel::Mint,
+    };
     let offer = Request::Offer { connection: names.id, items: vec![item] };
     let Answer::Ticket(ticket) = server.ask(&offer).0 else { panic!() };
     let payload = encode(&name::Register { path: "/liar", ticket });
@@ -506,9 +512,15 @@ fn requests_about_what_is_not_ones_own_are_refused() {
         let connection =
             ConnectionId { index: random.below(30) as u32, generation: random.below(30) as u32 };
         let ticket = Ticket(random.below(50));
-        let give = vec![Give { name: "x".into(), slot, rights: Rights::all(), badge: None }];
+        let give = vec![Give {
+            name: "x".into(),
+            slot,
+            rights: Rights::all(),
+            badge: None,
+            limits: Limits::SAME,
+        }];
         let request = match random.below(14) {
-            0 => Request::Mint { slot, rights: Rights::SEND, badge: None },
+            0 => Request::Mint { slot, rights: Rights::SEND, badge: None, limits: Limits::SAME },
             1 => Request::Move { slot },
             2 => Request::Delete { slot },
             3 => Request::Revoke { slot },

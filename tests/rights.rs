@@ -4,7 +4,7 @@ mod common;
 
 use common::{Assistant, Role, System, eventually, look_up_over, names, pid_of, refusal};
 use rendez::protocol::file::{self, OpenFlags};
-use rendez::protocol::kernel::{Give, KernelError, Offer, Travel};
+use rendez::protocol::kernel::{Give, KernelError, Limits, Offer, Travel};
 use rendez::protocol::{Rights, Slot, decode, encode, name, supervisor};
 use rendez::{Connection, Error, Options, SendError, Server, Status, Task, Why};
 use rustix::process::Signal;
@@ -112,6 +112,7 @@ fn registering_needs_register() {
         slot: endpoint.slot,
         rights: Rights::SEND | Rights::MINT | Rights::GRANT,
         badge: None,
+        limits: Limits::SAME,
         travel: Travel::Mint,
     };
     let ticket = connection.offer(&[offer]).unwrap();
@@ -174,7 +175,13 @@ fn the_kernel_holds_everybody_to_his_rights() {
     assert_eq!(missing(task.kill(kernel.slot, Signal::KILL.as_raw())), Rights::KILL);
 
     // What it may not pass on, it cannot give a child either.
-    let give = Give { name: "x".into(), slot: barren.slot, rights: Rights::SEND, badge: None };
+    let give = Give {
+        name: "x".into(),
+        slot: barren.slot,
+        rights: Rights::SEND,
+        badge: None,
+        limits: Limits::SAME,
+    };
     assert!(task.create_task("child", vec![give]).is_err());
     // Serving what somebody serves is refused, with RECEIVE too.
     let other = system.task();

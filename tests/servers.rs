@@ -4,7 +4,7 @@ mod common;
 
 use common::{Assistant, Role, System, eventually, info, look_up_over, names, pid_of, refusal};
 use rendez::protocol::file::{self, OpenFlags};
-use rendez::protocol::kernel::{Offer, Travel};
+use rendez::protocol::kernel::{Limits, Offer, Travel};
 use rendez::protocol::{Rights, decode, encode, name, signal};
 use rendez::{Client, Connection, Error, Options, Status, Task, Why};
 use rustix::process::Signal;
@@ -71,6 +71,7 @@ fn names_are_registered_looked_up_listed_and_unregistered() {
         slot: endpoint.slot,
         rights: Rights::SEND | Rights::MINT | Rights::GRANT,
         badge: None,
+        limits: Limits::SAME,
         travel: Travel::Mint,
     };
     let ticket = connection.offer(&[offer]).unwrap();
@@ -453,7 +454,7 @@ fn a_named_signal_arrives_as_a_posix_one() {
     subscribe(&mut one, "stop", 1);
     let deliver = |one: &mut Connection, rights, signal: &str| {
         let slot = sleeper.capability.slot;
-        let offer = Offer { slot, rights, badge: None, travel: Travel::Mint };
+        let offer = Offer { slot, rights, badge: None, limits: Limits::SAME, travel: Travel::Mint };
         let ticket = one.offer(&[offer]).unwrap();
         let request = encode(&signal::Deliver { signal, ticket, posix: Signal::USR1.as_raw() });
         tell(one, signal::operation::DELIVER, &request)

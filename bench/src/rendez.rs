@@ -12,7 +12,7 @@ use rendez::service::{Context, Message, Reply, Service};
 use rendez::{Connection, Error, Options, Rights, Server, Task};
 use rendez_kernel::quota::Quotas;
 use rendez_kernel::shell;
-use rendez_protocol::kernel::Give;
+use rendez_protocol::kernel::{Give, Limits};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
 };
@@ -109,8 +109,13 @@ fn connect(
     let (lifeline, task) = start_kernel()?;
     task.set_counting(counted);
     let endpoint = task.create_endpoint().map_err(other)?;
-    let serve =
-        Give { name: "serve".into(), slot: endpoint.slot, rights: Rights::RECEIVE, badge: None };
+    let serve = Give {
+        name: "serve".into(),
+        slot: endpoint.slot,
+        rights: Rights::RECEIVE,
+        badge: None,
+        limits: Limits::SAME,
+    };
     let (_, _, socket) = task.create_task("partner", vec![serve]).map_err(other)?;
     launcher.start(&[socket])?;
     let options = Options { wait: wait(how), timeout: TIMEOUT, ..Options::default() };

@@ -15,7 +15,7 @@ use rendez::{Connection, Options, Rights, Server, Slot, Status, Task};
 use rendez_kernel::quota::Quotas;
 use rendez_kernel::shell;
 use rendez_protocol::Ticket;
-use rendez_protocol::kernel::{Give, KernelError};
+use rendez_protocol::kernel::{Give, KernelError, Limits};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
 };
@@ -140,8 +140,13 @@ impl System {
     /// Starts a server on that processor, or wherever this thread may run.
     pub(crate) fn server(&self, exe: &Path, cpu: Option<usize>) -> Result<ServerProcess, Error> {
         let endpoint = self.task.create_endpoint().map_err(failed("making an endpoint"))?.slot;
-        let serve =
-            Give { name: "serve".into(), slot: endpoint, rights: Rights::RECEIVE, badge: None };
+        let serve = Give {
+            name: "serve".into(),
+            slot: endpoint,
+            rights: Rights::RECEIVE,
+            badge: None,
+            limits: Limits::SAME,
+        };
         let (_, _, socket) =
             self.task.create_task("server", vec![serve]).map_err(failed("making a task"))?;
         let partner = launch::start_role(exe, &Serving, &[], cpu, &[socket])

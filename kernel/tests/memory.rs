@@ -6,7 +6,7 @@ mod system;
 
 use rendez_ipc_core::segment::{OwnSegment, SEALS, check_sealed};
 use rendez_protocol::kernel::{
-    Answer, Doorbell, Event, Give, KernelError, Received, RegionKind, Request, Shape,
+    Answer, Doorbell, Event, Give, KernelError, Limits, Received, RegionKind, Request, Shape,
 };
 use rendez_protocol::status::Why;
 use rendez_protocol::{ArenaId, ConnectionId, Rights, Slot, SpareId};
@@ -203,7 +203,13 @@ fn map(task: &mut Task, slot: Slot, write: bool) -> Result<OwnedFd, KernelError>
 /// A system whose visitors are given a capability to `region` of its first task.
 fn given(first: &mut Task, region: Slot, rights: Rights) {
     let kernel = first.given("kernel").slot;
-    let give = vec![Give { name: "region".into(), slot: region, rights, badge: None }];
+    let give = vec![Give {
+        name: "region".into(),
+        slot: region,
+        rights,
+        badge: None,
+        limits: Limits::SAME,
+    }];
     assert_eq!(first.ask(Request::FrontDoor { slot: kernel, give }), Answer::Done);
 }
 

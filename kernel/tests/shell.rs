@@ -11,7 +11,7 @@ use rendez_ipc_core::control::{Mode, send_frame};
 use rendez_ipc_core::segment::{OwnSegment, PeerSegment, SEALS};
 use rendez_kernel::shell::socket_pair;
 use rendez_protocol::kernel::{
-    Answer, Doorbell, Event, Fate, Give, Hello, KernelError, Request, Shape, frame,
+    Answer, Doorbell, Event, Fate, Give, Hello, KernelError, Limits, Request, Shape, frame,
 };
 use rendez_protocol::status::{ConnectionState, Why};
 use rendez_protocol::version::PROTOCOL;
@@ -276,8 +276,13 @@ fn a_created_task_greets_over_its_inherited_socket() {
     let mut system = System::start();
     let mut first = system.first();
     let endpoint = first.slot(Request::CreateEndpoint);
-    let give =
-        vec![Give { name: "mine".into(), slot: endpoint.slot, rights: Rights::SEND, badge: None }];
+    let give = vec![Give {
+        name: "mine".into(),
+        slot: endpoint.slot,
+        rights: Rights::SEND,
+        badge: None,
+        limits: Limits::SAME,
+    }];
     let (answer, descriptors) = first.ask_for(Request::CreateTask { name: "child".into(), give });
     let Answer::Task { capability, id } = answer else { panic!("{answer:?}") };
     let [inherited] = <[OwnedFd; 1]>::try_from(descriptors).unwrap();

@@ -155,6 +155,21 @@ impl Shape {
 /// Bytes of a segment's header, before its ring.
 pub const SEGMENT_HEADER_BYTES: usize = 1024;
 
+/// Bounds of a derived capability, beside its rights. `None`: the same as in that which it derives
+/// from; more than that has is an error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Limits {
+    /// The bits that may be posted with it.
+    pub bits: Option<u64>,
+    /// The highest priority that a message sent with it may have, from 0, the lowest, to 255.
+    pub priority: Option<u8>,
+}
+
+impl Limits {
+    /// As in that which it derives from.
+    pub const SAME: Self = Self { bits: None, priority: None };
+}
+
 /// A capability that a parent gives to a task it creates, or that the front door gives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Give {
@@ -166,6 +181,8 @@ pub struct Give {
     pub rights: Rights,
     /// Badge of the child's capability, the giver's if `None`.
     pub badge: Option<u64>,
+    /// Its other bounds.
+    pub limits: Limits,
 }
 
 /// A capability that a task was given at its start.
@@ -190,6 +207,10 @@ pub struct Received {
     pub rights: Rights,
     /// Its badge.
     pub badge: u64,
+    /// The bits that may be posted with it.
+    pub bits: u64,
+    /// The highest priority that a message sent with it may have.
+    pub priority: u8,
 }
 
 /// How an offered capability travels.
@@ -210,6 +231,8 @@ pub struct Offer {
     pub rights: Rights,
     /// Badge of what arrives, the sender's if `None`.
     pub badge: Option<u64>,
+    /// Its other bounds.
+    pub limits: Limits,
     /// Minted or moved.
     pub travel: Travel,
 }
@@ -237,6 +260,8 @@ pub enum Request {
         rights: Rights,
         /// The new one's badge; only an unbadged capability (badge 0) can be given one.
         badge: Option<u64>,
+        /// Its other bounds.
+        limits: Limits,
     },
     /// Move a capability to a new slot; the old slot is stale. → [`Answer::Slot`]
     Move {
@@ -564,6 +589,10 @@ pub enum Event {
         badge: u64,
         /// The rights of the client's capability.
         rights: Rights,
+        /// The bits that may be posted with it.
+        bits: u64,
+        /// The highest priority that its messages may have.
+        priority: u8,
         /// The client.
         client: TaskId,
         /// Who the client's process is.
@@ -708,6 +737,26 @@ pub enum KernelError {
         missing: Rights,
         /// What it has.
         held: Rights,
+    },
+    /// More bits were asked for than the capability has.
+    #[error("refused: bits {missing:#x} cannot be posted with {slot}, only {held:#x}")]
+    Bits {
+        /// Which.
+        slot: Slot,
+        /// Those it lacks.
+        missing: u64,
+        /// Those it has.
+        held: u64,
+    },
+    /// A higher priority was asked for than the capability has.
+    #[error("refused: priority {wanted} is above that of {slot}, which is {held}")]
+    Priority {
+        /// Which.
+        slot: Slot,
+        /// What was asked for.
+        wanted: u8,
+        /// What it has.
+        held: u8,
     },
     /// A badge can be given once.
     #[error("{slot} already has badge {badge}; only an unbadged capability can be given one")]

@@ -16,7 +16,7 @@ pub struct Version {
 }
 
 /// The version of the kernel protocol, the segment layout and the message header in this library.
-pub const PROTOCOL: Version = Version::new(2, 0);
+pub const PROTOCOL: Version = Version::new(3, 0);
 
 impl Version {
     /// Version `major.minor`.

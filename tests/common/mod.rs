@@ -10,7 +10,7 @@
 #[allow(unsafe_code)]
 pub(crate) mod raw;
 
-use rendez::protocol::kernel::{Give, ObjectKind, Received, TaskInfo};
+use rendez::protocol::kernel::{Give, Limits, ObjectKind, Received, TaskInfo};
 use rendez::protocol::{Rights, Slot, TaskId, decode, encode, name, supervisor};
 use rendez::runtime::Place;
 use rendez::{Client, Connection, Error, NEVER, Options, Status, Task};
@@ -332,6 +332,7 @@ impl Assistant {
                 slot: *slot,
                 rights: *rights,
                 badge: None,
+                limits: Limits::SAME,
             })
             .collect();
         let (capability, id, socket) = parent.create_task(role, give).unwrap();

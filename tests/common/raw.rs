@@ -7,7 +7,7 @@
 //! read what is written here; that it may be rubbish is the point.
 
 use rendez::protocol::kernel::{
-    Answer, Doorbell, Event, Given, Hello, KernelError, Offer, Received, Request,
+    Answer, Doorbell, Event, Given, Hello, KernelError, Limits, Offer, Received, Request,
     SEGMENT_HEADER_BYTES, Shape, Travel, frame,
 };
 use rendez::protocol::message::{Header, room_for};
@@ -362,7 +362,13 @@ impl RawTask {
         assert_eq!(serving, Answer::Serving { generation: 1 });
         let mut names = self.connect(self.given("register").slot);
         let rights = Rights::SEND | Rights::MINT | Rights::GRANT;
-        let item = Offer { slot: endpoint.slot, rights, badge: None, travel: Travel::Mint };
+        let item = Offer {
+            slot: endpoint.slot,
+            rights,
+            badge: None,
+            limits: Limits::SAME,
+            travel: Travel::Mint,
+        };
         let offer = Request::Offer { connection: names.id, items: vec![item] };
         let Answer::Ticket(ticket) = self.ask(&offer).0 else { panic!() };
         let payload = encode(&name::Register { path, ticket });

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rendez::lease::Room;
-use rendez::protocol::kernel::{Offer, Travel};
+use rendez::protocol::kernel::{Limits, Offer, Travel};
 use rendez::{Connection, Options, Rights};
 
 use super::{Context, Entry};
@@ -147,7 +147,13 @@ impl<'c> Passing<'c> {
         let mut region = task.create_region(BYTES as u64)?;
         region.bytes_mut()[..BYTES].copy_from_slice(&self.bytes);
         let slot = region.seal()?.slot;
-        let item = Offer { slot, rights: Rights::MAP_READ, badge: None, travel: Travel::Mint };
+        let item = Offer {
+            slot,
+            rights: Rights::MAP_READ,
+            badge: None,
+            limits: Limits::SAME,
+            travel: Travel::Mint,
+        };
         let ticket = self.connection.offer(&[item])?;
         self.connection.send(REGION_TAKE, &ticket.0.to_le_bytes(), 256)?.ok()?;
         task.delete(slot)

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use rendez::protocol::kernel::{Offer, Travel};
+use rendez::protocol::kernel::{Limits, Offer, Travel};
 use rendez::{Connection, Options, Rights, Slot};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
@@ -160,8 +160,13 @@ impl Asking {
             }
             Operation::Send => {
                 let start = Instant::now();
-                let item =
-                    Offer { slot: own, rights: Rights::SEND, badge: None, travel: Travel::Mint };
+                let item = Offer {
+                    slot: own,
+                    rights: Rights::SEND,
+                    badge: None,
+                    limits: Limits::SAME,
+                    travel: Travel::Mint,
+                };
                 let ticket = connection.offer(&[item]).map_err(refused)?;
                 connection
                     .send(ACCEPT, &ticket.0.to_le_bytes(), ROOM)

@@ -6,7 +6,7 @@ use crate::output::printable;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
-use rendez::protocol::kernel::{Give, Received};
+use rendez::protocol::kernel::{Give, Limits, Received};
 use rendez::protocol::limit::LABEL_BYTES_MAX;
 use rendez::{Rights, Status, Task};
 use rendez_supervisor::launch::spawn_task;
@@ -81,7 +81,13 @@ fn obtain(task: &Task, gift: &Gift) -> Result<Give, Failure> {
         );
         return Err(about(Failure::new(FAILED, why)));
     }
-    Ok(Give { name: gift.name.clone(), slot: received.slot, rights: gift.rights, badge: None })
+    Ok(Give {
+        name: gift.name.clone(),
+        slot: received.slot,
+        rights: gift.rights,
+        badge: None,
+        limits: Limits::SAME,
+    })
 }
 
 /// A capability that this task was itself given, to what is registered under `path`. It may have

@@ -6,7 +6,7 @@ use super::talk::{Said, now_ns, say};
 use crate::failure::{FAILED, Failure};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
-use rendez::protocol::kernel::{Offer, Travel};
+use rendez::protocol::kernel::{Limits, Offer, Travel};
 use rendez::protocol::signal::{self, Bridge, Deliver, Mask, Raise, Subscribe, operation};
 use rendez::protocol::{decode, encode};
 use rendez::{Client, Connection, Error, Options, Rights, Task};
@@ -127,8 +127,13 @@ pub(super) fn listen_part(task: &Task) -> Result<(), Failure> {
     }
     let [_, later, _, usr2] = SIGNALS;
     send(&mut connection, operation::MASK, &encode(&Mask { signal: later, masked: true }))?;
-    let own =
-        Offer { slot: task.own().slot, rights: Rights::KILL, badge: None, travel: Travel::Mint };
+    let own = Offer {
+        slot: task.own().slot,
+        rights: Rights::KILL,
+        badge: None,
+        limits: Limits::SAME,
+        travel: Travel::Mint,
+    };
     let ticket = connection.offer(&[own])?;
     let deliver = Deliver { signal: usr2, ticket, posix: Signal::SIGUSR2 as i32 };
     send(&mut connection, operation::DELIVER, &encode(&deliver))?;

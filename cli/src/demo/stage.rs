@@ -5,7 +5,7 @@ use super::talk::{Plan, Said};
 use crate::arguments::Served;
 use crate::failure::{FAILED, Failure};
 use crate::system::System;
-use rendez::protocol::kernel::{Give, Received};
+use rendez::protocol::kernel::{Give, Limits, Received};
 use rendez::protocol::name::{self, Found, LookUp};
 use rendez::protocol::{Rights, Slot, TaskId, decode, encode, supervisor};
 use rendez::runtime::Place;
@@ -127,6 +127,7 @@ impl Stage {
                 slot: *slot,
                 rights: *rights,
                 badge: None,
+                limits: Limits::SAME,
             })
             .collect();
         let (capability, id, socket) = self.task.create_task(&format!("demo {name}"), give)?;

@@ -213,7 +213,8 @@ impl Machine {
                     .iter()
                     .filter(move |(_, it)| named(&it.object) && it.holder.is_capability())
             };
-            let with = |right: Rights| nodes().filter(|(_, it)| it.rights.contains(right)).count();
+            let with =
+                |right: Rights| nodes().filter(|(_, it)| it.powers.rights.contains(right)).count();
             counted(endpoint.capabilities, nodes().count(), "capabilities to an endpoint");
             counted(endpoint.receivers, with(Rights::RECEIVE), "capabilities with RECEIVE");
             counted(endpoint.senders, with(Rights::SEND), "capabilities with SEND");
@@ -228,7 +229,7 @@ impl Machine {
                     node.is_some_and(|node| {
                         matches!(node.holder, Holder::Slot(who, _) if who == receiver.task)
                             && node.object == Object::Endpoint(*id)
-                            && node.rights.contains(Rights::RECEIVE)
+                            && node.powers.rights.contains(Rights::RECEIVE)
                     }),
                     "the receiver of {id:?} may not receive"
                 );
@@ -257,7 +258,7 @@ impl Machine {
             };
             let mut count: usize = 0;
             for (_, node) in found {
-                assert!(most.contains(node.rights), "{node:?} to a region");
+                assert!(most.contains(node.powers.rights), "{node:?} to a region");
                 assert!(node.holder.is_capability(), "nothing is made with a region");
                 count = count.saturating_add(1);
             }

@@ -6,7 +6,7 @@
 //! when that leaves its space.
 
 use super::connection::Wanted;
-use super::tree::{Holder, Node, NodeId, Object};
+use super::tree::{Holder, Node, NodeId, Object, Powers};
 use super::{Machine, Reply, label};
 use crate::effect::Side;
 use crate::quota::Count;
@@ -98,7 +98,7 @@ impl Machine {
             },
         );
         let object = Object::Endpoint(id);
-        Ok(Some(Answer::Slot(self.place(who, None, object, ENDPOINT_RIGHTS, 0)?)))
+        Ok(Some(Answer::Slot(self.place(who, None, object, Powers::first(ENDPOINT_RIGHTS))?)))
     }
 
     /// Makes a task an endpoint's receiver. Needs RECEIVE.

@@ -3,7 +3,7 @@
 //! The kernel keeps capabilities of its own for them, derived from those of whoever said what is
 //! given, so that a revocation reaches both these and what was handed out from them.
 
-use super::tree::{Holder, NodeId, Object};
+use super::tree::{Holder, NodeId, Object, Powers, Wish};
 use super::{Machine, Reply, bounded, label};
 use rendez_protocol::kernel::{Answer, Give, KernelError, ObjectKind};
 use rendez_protocol::{Rights, Slot, TaskId, limit};
@@ -29,8 +29,7 @@ impl Machine {
         let mut given = Vec::with_capacity(checked.len());
         for gift in &checked {
             if let Some(object) = self.tree.get(gift.from).map(|node| node.object) {
-                let id =
-                    self.plant(Some(gift.from), object, gift.rights, gift.badge, Holder::FrontDoor);
+                let id = self.plant(Some(gift.from), object, gift.powers, Holder::FrontDoor);
                 given.push((gift.name.into(), id));
             }
         }
@@ -67,8 +66,10 @@ impl Machine {
         give.iter()
             .map(|give| {
                 label("the name of a given capability", &give.name)?;
-                let (from, badge) = self.passable(who, give.slot, give.rights, give.badge)?;
-                Ok(Gift { name: &give.name, from, rights: give.rights, badge })
+                let Give { rights, badge, limits, .. } = *give;
+                let (from, powers) =
+                    self.passable(who, give.slot, Wish { rights, badge, limits })?;
+                Ok(Gift { name: &give.name, from, powers })
             })
             .collect()
     }
@@ -79,6 +80,5 @@ impl Machine {
 pub(super) struct Gift<'a> {
     pub(super) name: &'a str,
     pub(super) from: NodeId,
-    pub(super) rights: Rights,
-    pub(super) badge: u64,
+    pub(super) powers: Powers,
 }

@@ -97,7 +97,7 @@ use std::collections::BTreeMap;
 use table::Table;
 use task::Task;
 use ticket::Escrow;
-use tree::Tree;
+use tree::{Tree, Wish};
 
 /// Everything that the kernel knows.
 #[derive(Debug)]
@@ -346,7 +346,9 @@ impl Machine {
             Request::PageMapped => self.page_mapped(who, transaction),
             Request::CreateEndpoint => self.create_endpoint(who),
             Request::CreateTask { name, give } => self.create_task(who, transaction, &name, &give),
-            Request::Mint { slot, rights, badge } => self.mint(who, slot, rights, badge),
+            Request::Mint { slot, rights, badge, limits } => {
+                self.mint(who, slot, Wish { rights, badge, limits })
+            }
             Request::Move { slot } => self.relocate(who, slot),
             Request::Delete { slot } => self.delete(who, slot),
             Request::Revoke { slot } => self.revoke(who, slot),

@@ -17,7 +17,7 @@
 //! a memory file's descriptor can open it once more, for writing, through `/proc/self/fd`. A shared
 //! region has no seal against writing, so there is no reading it without MAP_WRITE.
 
-use super::tree::Object;
+use super::tree::{Object, Powers};
 use super::{Machine, Reply};
 use crate::effect::{Attach, Effect};
 use crate::quota::Count;
@@ -73,7 +73,7 @@ impl Machine {
         self.regions.insert(id, Region { maker: who, bytes, kind, ready, capabilities });
         self.effects.push(Effect::MakeRegion { region: id, bytes, kind });
         let rights = if kind == RegionKind::Shared { WRITABLE } else { READABLE };
-        let capability = self.place(who, None, Object::Region(id), rights, 0)?;
+        let capability = self.place(who, None, Object::Region(id), Powers::first(rights))?;
         let attach = vec![Attach::Region(id)];
         self.answer_with(who, transaction, Answer::Region(capability), attach);
         Ok(None)

@@ -4,7 +4,7 @@
 //! anybody else and a stale one is refused. A capability that was moved into escrow keeps its slot
 //! reserved, so that it can come back to where it was.
 
-use super::tree::{Holder, Node, NodeId, Object};
+use super::tree::{Holder, Node, NodeId, Object, Powers, Wish};
 use super::{Machine, Reply};
 use rendez_protocol::kernel::{Answer, Capability, KernelError, ObjectKind, Received};
 use rendez_protocol::{Rights, Slot, TaskId};
@@ -21,17 +21,11 @@ pub(super) enum Cell {
 
 impl Machine {
     /// Derives a capability. Needs MINT.
-    pub(super) fn mint(
-        &mut self,
-        who: TaskId,
-        slot: Slot,
-        rights: Rights,
-        badge: Option<u64>,
-    ) -> Reply {
+    pub(super) fn mint(&mut self, who: TaskId, slot: Slot, wish: Wish) -> Reply {
         let (parent, node) = self.capability(who, slot)?;
-        needs(slot, &node, Rights::MINT | rights)?;
-        let badge = badge_from(slot, &node, badge)?;
-        Ok(Some(Answer::Slot(self.place(who, Some(parent), node.object, rights, badge)?)))
+        needs(slot, &node, Rights::MINT | wish.rights)?;
+        let powers = derived(slot, &node, wish)?;
+        Ok(Some(Answer::Slot(self.place(who, Some(parent), node.object, powers)?)))
     }
 
     /// Moves a capability to a new slot.
@@ -121,22 +115,21 @@ impl Machine {
         Ok((id, node))
     }
 
-    /// A capability that may leave its owner's space, with fewer rights or another badge: the
-    /// node, and the badge that goes out. Needs GRANT, and MINT if anything changes.
+    /// A capability that may leave its owner's space, with fewer powers or another badge: the
+    /// node, and the powers that go out. Needs GRANT, and MINT if anything changes.
     pub(super) fn passable(
         &self,
         who: TaskId,
         slot: Slot,
-        rights: Rights,
-        badge: Option<u64>,
-    ) -> Result<(NodeId, u64), KernelError> {
+        wish: Wish,
+    ) -> Result<(NodeId, Powers), KernelError> {
         let (id, node) = self.capability(who, slot)?;
-        needs(slot, &node, Rights::GRANT | rights)?;
-        let badge = badge_from(slot, &node, badge)?;
-        if rights != node.rights || badge != node.badge {
+        needs(slot, &node, Rights::GRANT | wish.rights)?;
+        let powers = derived(slot, &node, wish)?;
+        if powers != node.powers {
             needs(slot, &node, Rights::MINT)?;
         }
-        Ok((id, badge))
+        Ok((id, powers))
     }
 
     /// Whether `more` capabilities fit into a task's quota.
@@ -156,8 +149,7 @@ impl Machine {
         who: TaskId,
         parent: Option<NodeId>,
         object: Object,
-        rights: Rights,
-        badge: u64,
+        powers: Powers,
     ) -> Result<Received, KernelError> {
         self.space_for(who, 1)?;
         let Some(task) = self.tasks.get_mut(who) else {
@@ -165,11 +157,11 @@ impl Machine {
         };
         task.capabilities.add(1);
         let slot = task.space.insert(Cell::Reserved);
-        let id = self.plant(parent, object, rights, badge, Holder::Slot(who, slot));
+        let id = self.plant(parent, object, powers, Holder::Slot(who, slot));
         if let Some(cell) = self.tasks.get_mut(who).and_then(|task| task.space.get_mut(slot)) {
             *cell = Cell::Held(id);
         }
-        Ok(Received { slot, kind: object.kind(), object: object.id(), rights, badge })
+        Ok(received(slot, object, powers))
     }
 
     /// Makes a capability and counts it at its object. The caller has checked that it may be.
@@ -177,29 +169,22 @@ impl Machine {
         &mut self,
         parent: Option<NodeId>,
         object: Object,
-        rights: Rights,
-        badge: u64,
+        powers: Powers,
         holder: Holder,
     ) -> NodeId {
         match object {
-            Object::Endpoint(endpoint) => self.count_in(endpoint, rights),
+            Object::Endpoint(endpoint) => self.count_in(endpoint, powers.rights),
             Object::Region(region) => self.region_in(region),
             Object::Task { .. } => {}
         }
-        self.tree.insert(parent, Node { object, rights, badge, holder, watches: false })
+        self.tree.insert(parent, Node { object, powers, holder, watches: false })
     }
 
     /// What its owner is told of a capability, if it lies in a slot.
     pub(super) fn received(&self, id: NodeId) -> Option<Received> {
         let node = self.tree.get(id)?;
         let Holder::Slot(_, slot) = node.holder else { return None };
-        Some(Received {
-            slot,
-            kind: node.object.kind(),
-            object: node.object.id(),
-            rights: node.rights,
-            badge: node.badge,
-        })
+        Some(received(slot, node.object, node.powers))
     }
 
     pub(super) fn set_holder(&mut self, id: NodeId, holder: Holder) {
@@ -225,7 +210,7 @@ impl Machine {
         if node.holder.is_capability() {
             self.unbind(id, &node);
             match node.object {
-                Object::Endpoint(endpoint) => self.count_out(endpoint, node.rights),
+                Object::Endpoint(endpoint) => self.count_out(endpoint, node.powers.rights),
                 Object::Region(region) => self.region_out(region),
                 Object::Task { .. } => {}
             }
@@ -251,19 +236,35 @@ impl Machine {
 
 /// Whether `node` has all these rights.
 pub(super) fn needs(slot: Slot, node: &Node, rights: Rights) -> Result<(), KernelError> {
-    let missing = rights.difference(node.rights);
+    let held = node.powers.rights;
+    let missing = rights.difference(held);
     if missing.is_empty() {
         Ok(())
     } else {
-        Err(KernelError::MissingRights { slot, missing, held: node.rights })
+        Err(KernelError::MissingRights { slot, missing, held })
     }
 }
 
-/// The badge of what is derived from `node` when `badge` is asked for.
-fn badge_from(slot: Slot, node: &Node, badge: Option<u64>) -> Result<u64, KernelError> {
-    match badge {
-        None => Ok(node.badge),
-        Some(badge) if node.badge == 0 || node.badge == badge => Ok(badge),
-        Some(_) => Err(KernelError::Badged { slot, badge: node.badge }),
+fn received(slot: Slot, object: Object, powers: Powers) -> Received {
+    let Powers { rights, badge, bits, priority } = powers;
+    Received { slot, kind: object.kind(), object: object.id(), rights, badge, bits, priority }
+}
+
+/// The powers of what is derived from `node`, whose rights have been looked at.
+fn derived(slot: Slot, node: &Node, wish: Wish) -> Result<Powers, KernelError> {
+    let held = node.powers;
+    let badge = wish.badge.unwrap_or(held.badge);
+    if held.badge != 0 && held.badge != badge {
+        return Err(KernelError::Badged { slot, badge: held.badge });
     }
+    let bits = wish.limits.bits.unwrap_or(held.bits);
+    let missing = bits & !held.bits;
+    if missing != 0 {
+        return Err(KernelError::Bits { slot, missing, held: held.bits });
+    }
+    let priority = wish.limits.priority.unwrap_or(held.priority);
+    if priority > held.priority {
+        return Err(KernelError::Priority { slot, wanted: priority, held: held.priority });
+    }
+    Ok(Powers { rights: wish.rights, badge, bits, priority })
 }

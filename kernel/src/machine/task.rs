@@ -9,7 +9,7 @@ use super::endpoint::Wait;
 use super::space::Cell;
 use super::spare::Spare;
 use super::table::Table;
-use super::tree::{NodeId, Object};
+use super::tree::{NodeId, Object, Powers};
 use super::words::Words;
 use super::{Machine, Reply, label};
 use crate::effect::Side;
@@ -174,7 +174,7 @@ impl Machine {
         let id = self.insert_task(name, None);
         self.give_own(id);
         if let Some(object) = self.task_object(TaskId::KERNEL)
-            && let Ok(kernel) = self.place(id, None, object, KERNEL_RIGHTS, 0)
+            && let Ok(kernel) = self.place(id, None, object, Powers::first(KERNEL_RIGHTS))
             && let Some(task) = self.tasks.get_mut(id)
         {
             task.given.push(("kernel".into(), kernel.slot));
@@ -205,10 +205,10 @@ impl Machine {
         if let Some(creator) = self.tasks.get_mut(who) {
             creator.children.insert(id);
         }
-        let capability = self.place(who, None, object, TASK_RIGHTS, 0)?;
+        let capability = self.place(who, None, object, Powers::first(TASK_RIGHTS))?;
         self.give_own(id);
         for gift in gifts {
-            self.give(id, gift.name, gift.from, gift.rights, gift.badge);
+            self.give(id, gift.name, gift.from, gift.powers);
         }
         self.effects.push(Effect::MakeTask(id));
         let answer = Answer::Task { capability, id };
@@ -231,9 +231,8 @@ impl Machine {
         }
         self.give_own(id);
         for (name, from) in given {
-            if let Some((rights, badge)) = self.tree.get(from).map(|node| (node.rights, node.badge))
-            {
-                self.give(id, &name, from, rights, badge);
+            if let Some(powers) = self.tree.get(from).map(|node| node.powers) {
+                self.give(id, &name, from, powers);
             }
         }
         Ok(id)
@@ -367,15 +366,15 @@ impl Machine {
     /// Gives a new task the capability to itself. It derives from none, so nobody can revoke it.
     fn give_own(&mut self, id: TaskId) {
         let Some(object) = self.task_object(id) else { return };
-        let own = self.place(id, None, object, TASK_RIGHTS, 0).ok();
+        let own = self.place(id, None, object, Powers::first(TASK_RIGHTS)).ok();
         if let Some(task) = self.tasks.get_mut(id) {
             task.own = own.map(|own| own.slot);
         }
     }
 
-    fn give(&mut self, to: TaskId, name: &str, from: NodeId, rights: Rights, badge: u64) {
+    fn give(&mut self, to: TaskId, name: &str, from: NodeId, powers: Powers) {
         let Some(object) = self.tree.get(from).map(|node| node.object) else { return };
-        let given = self.place(to, Some(from), object, rights, badge);
+        let given = self.place(to, Some(from), object, powers);
         if let (Ok(given), Some(task)) = (given, self.tasks.get_mut(to)) {
             task.given.push((name.into(), given.slot));
         }

@@ -7,11 +7,11 @@
 
 use super::connection::Phase;
 use super::space::Cell;
-use super::tree::{Holder, NodeId};
+use super::tree::{Holder, NodeId, Powers, Wish};
 use super::{Machine, Reply, bounded};
 use crate::effect::Side;
 use rendez_protocol::kernel::{Answer, KernelError, Offer, Received, Travel};
-use rendez_protocol::{ConnectionId, Rights, Slot, TaskId, Ticket, limit};
+use rendez_protocol::{ConnectionId, Slot, TaskId, Ticket, limit};
 
 /// What a ticket stands for.
 #[derive(Debug)]
@@ -31,8 +31,7 @@ pub(super) struct Item {
     /// The offerer's slot: reserved if it is moved.
     pub(super) slot: Slot,
     /// With what it arrives.
-    rights: Rights,
-    badge: u64,
+    powers: Powers,
     pub(super) travel: Travel,
 }
 
@@ -59,9 +58,9 @@ impl Machine {
             if allowed.iter().any(moved) {
                 return Err(KernelError::BadSlot(item.slot));
             }
-            let (node, badge) = self.passable(who, item.slot, item.rights, item.badge)?;
-            let Offer { slot, rights, travel, .. } = *item;
-            allowed.push(Item { node, slot, rights, badge, travel });
+            let Offer { slot, rights, badge, limits, travel } = *item;
+            let (node, powers) = self.passable(who, slot, Wish { rights, badge, limits })?;
+            allowed.push(Item { node, slot, powers, travel });
         }
 
         let ticket = Ticket(self.number());
@@ -81,8 +80,7 @@ impl Machine {
         let holder = Holder::Ticket(ticket);
         match item.travel {
             Travel::Mint => {
-                let minted =
-                    self.plant(Some(item.node), node.object, item.rights, item.badge, holder);
+                let minted = self.plant(Some(item.node), node.object, item.powers, holder);
                 if let Some(task) = self.tasks.get_mut(who) {
                     task.capabilities.add(1);
                 }
@@ -115,12 +113,11 @@ impl Machine {
                 Travel::Move => self.free_slot(escrow.offerer, item.slot),
             }
             let Some(node) = self.tree.get(item.node).copied() else { continue };
-            if (node.rights, node.badge) == (item.rights, item.badge) {
+            if node.powers == item.powers {
                 received.extend(self.settle(who, item.node));
             } else {
-                // Moved with less: what arrives takes its place in the tree, without its rights.
-                let (rights, badge) = (item.rights, item.badge);
-                received.extend(self.place(who, Some(item.node), node.object, rights, badge));
+                // Moved with less: what arrives takes its place in the tree, without its powers.
+                received.extend(self.place(who, Some(item.node), node.object, item.powers));
                 self.remove(item.node);
             }
         }

@@ -9,13 +9,14 @@
 //! Invariants, which [`Tree::check`] looks at:
 //! 1. Links agree in both directions, and a parent is older than its children (so: no cycles).
 //! 2. Rights never grow from parent to child.
+//!    Nor do the bits that may be posted, nor the highest priority.
 //! 3. A badge never changes from parent to child, unless the parent has none.
 //!
 //! Depth is in the hands of whoever mints, so nothing here recurses. Children are a doubly linked
 //! list: unlinking is quick, and a walk needs no memory.
 
 use super::table::Table;
-use rendez_protocol::kernel::ObjectKind;
+use rendez_protocol::kernel::{Limits, ObjectKind};
 use rendez_protocol::{ConnectionId, ObjectId, Rights, Slot, TaskId, Ticket};
 
 use crate::effect::Side;
@@ -78,15 +79,48 @@ impl Holder {
     }
 }
 
+/// What may be done with a capability, and how its holder is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Powers {
+    pub(super) rights: Rights,
+    /// 0 for none.
+    pub(super) badge: u64,
+    /// Those that may be posted with it.
+    pub(super) bits: u64,
+    /// The highest that its messages may have.
+    pub(super) priority: u8,
+}
+
+impl Powers {
+    /// Those of an object's first capability: all of them, with these rights.
+    pub(super) const fn first(rights: Rights) -> Self {
+        Self { rights, badge: 0, bits: u64::MAX, priority: u8::MAX }
+    }
+
+    /// Whether nothing in `other` goes beyond these.
+    pub(super) fn covers(&self, other: &Self) -> bool {
+        self.rights.contains(other.rights)
+            && other.bits & !self.bits == 0
+            && other.priority <= self.priority
+            && (self.badge == 0 || self.badge == other.badge)
+    }
+}
+
+/// What is asked for when one capability is derived from another.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wish {
+    pub(super) rights: Rights,
+    pub(super) badge: Option<u64>,
+    pub(super) limits: Limits,
+}
+
 /// What a node says, apart from its place in the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Node {
     /// What it names.
     pub(super) object: Object,
-    /// With which rights.
-    pub(super) rights: Rights,
-    /// With which badge, 0 for none.
-    pub(super) badge: u64,
+    /// What may be done with it.
+    pub(super) powers: Powers,
     /// Where it lies.
     pub(super) holder: Holder,
     /// Whether its holder watches the object with it.
@@ -135,7 +169,7 @@ impl Tree {
         self.places.get(id).map(|place| &place.node)
     }
 
-    /// The node, to change where it lies or whether it watches. Rights and badge stay.
+    /// The node, to change where it lies or whether it watches. Its powers stay.
     pub(super) fn get_mut(&mut self, id: NodeId) -> Option<&mut Node> {
         self.places.get_mut(id).map(|place| &mut place.node)
     }
@@ -201,14 +235,8 @@ impl Tree {
                 };
                 assert!(above.serial < place.serial, "{parent:?} is younger than its child {id:?}");
                 assert!(
-                    above.node.rights.contains(place.node.rights),
-                    "rights grew from {:?} to {:?}",
-                    above.node,
-                    place.node
-                );
-                assert!(
-                    above.node.badge == 0 || above.node.badge == place.node.badge,
-                    "the badge changed from {:?} to {:?}",
+                    above.node.powers.covers(&place.node.powers),
+                    "powers grew from {:?} to {:?}",
                     above.node,
                     place.node
                 );
@@ -283,15 +311,14 @@ impl Tree {
 
 #[cfg(test)]
 mod tests {
-    use super::{Holder, Node, NodeId, Object, Tree};
+    use super::{Holder, Node, NodeId, Object, Powers, Tree};
     use crate::effect::Side;
     use rendez_protocol::{ConnectionId, ObjectId, Rights};
 
     fn node(holder: Holder) -> Node {
         Node {
             object: Object::Endpoint(ObjectId(1)),
-            rights: Rights::SEND,
-            badge: 0,
+            powers: Powers::first(Rights::SEND),
             holder,
             watches: false,
         }

@@ -8,7 +8,7 @@ use rendez_protocol::encode::{decode_first, page};
 use rendez_protocol::file::{
     List, Listing, Mapping, Open, OpenFlags, Read, Rename, Truncate, Write, operation, status,
 };
-use rendez_protocol::kernel::{KernelError, Offer, Received, Travel};
+use rendez_protocol::kernel::{KernelError, Limits, Offer, Received, Travel};
 use rendez_protocol::{ConnectionId, Rights, Status, decode, encode};
 use std::collections::HashMap;
 
@@ -98,7 +98,7 @@ impl<B: Backend> FileServer<B> {
         let mut region = context.create_region(size).map_err(refused)?;
         let size = self.backend.fill(&open.file, &mut region).map_err(about)?;
         let Received { slot, rights, .. } = region.seal().map_err(|error| about(error.into()))?;
-        let item = Offer { slot, rights, badge: None, travel: Travel::Mint };
+        let item = Offer { slot, rights, badge: None, limits: Limits::SAME, travel: Travel::Mint };
         match context.offer(caller.connection, &[item]) {
             Ok(ticket) => {
                 regions.add(slot, size);

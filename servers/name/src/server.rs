@@ -5,7 +5,7 @@ use crate::path::Path;
 use crate::tree::{Conflict, Name, Node, Tree};
 use rendez::service::{Caller, Context, Message, Refusal, Reply, ReplyRight, Service};
 use rendez_protocol::encode::page;
-use rendez_protocol::kernel::{KernelError, ObjectKind, Offer, Received, Travel};
+use rendez_protocol::kernel::{KernelError, Limits, ObjectKind, Offer, Received, Travel};
 use rendez_protocol::name::{Entry, Found, List, Listing, LookUp, Register, operation, status};
 use rendez_protocol::{ConnectionId, Rights, Status, TaskId, Ticket, decode, encode};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -217,7 +217,13 @@ impl NameServer {
             // Becomes `too big`. Offered, its ticket would be lost.
             return Ok(longest);
         }
-        let offer = Offer { slot: name.slot, rights, badge: None, travel: Travel::Mint };
+        let offer = Offer {
+            slot: name.slot,
+            rights,
+            badge: None,
+            limits: Limits::SAME,
+            travel: Travel::Mint,
+        };
         match context.offer(asker.connection, &[offer]) {
             Ok(ticket) => Ok(reply(ticket)),
             Err(KernelError::BadSlot(_)) => {

@@ -3,7 +3,7 @@
 use crate::launch::spawn_task;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use rendez::protocol::kernel::{Fate, Give, Received};
+use rendez::protocol::kernel::{Fate, Give, Limits, Received};
 use rendez::protocol::{Rights, Slot, Status, TaskId, decode, encode, supervisor};
 use rendez::service::{Context, Message, Refusal, Reply, ReplyRight, Service};
 use rendez::{Registration, Server, Task};
@@ -197,6 +197,7 @@ impl<P: Program> Supervisor<P> {
             slot: entry.endpoint.slot,
             rights: Rights::RECEIVE | Rights::SEND | Rights::MINT | Rights::GRANT | Rights::INSPECT,
             badge: None,
+            limits: Limits::SAME,
         }];
         if place != 0 {
             give.push(Give {
@@ -204,6 +205,7 @@ impl<P: Program> Supervisor<P> {
                 slot: names,
                 rights: Rights::SEND | Rights::READ | Rights::WRITE | Rights::REGISTER,
                 badge: None,
+                limits: Limits::SAME,
             });
         }
         let (capability, id, socket) = self.task.create_task(entry.name, give)?;
@@ -269,7 +271,13 @@ impl<P: Program> Supervisor<P> {
     /// Says what processes of the system's own user are given at the front door.
     fn open_the_door(&self) -> Result<(), rendez::Error> {
         let kernel = self.task.given_as("kernel")?.slot;
-        let give = |name: &str, slot, rights| Give { name: name.into(), slot, rights, badge: None };
+        let give = |name: &str, slot, rights| Give {
+            name: name.into(),
+            slot,
+            rights,
+            badge: None,
+            limits: Limits::SAME,
+        };
         let use_names = CLIENT | Rights::READ | Rights::WRITE;
         self.task.front_door_gives(
             kernel,

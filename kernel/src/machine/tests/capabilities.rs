@@ -1,7 +1,7 @@
 use super::{Answer, KernelError, Request, Rights, Slot, World, connect, give, pair};
 use crate::machine::endpoint::ENDPOINT_RIGHTS;
 use crate::quota::Quotas;
-use rendez_protocol::kernel::{Event, ObjectKind};
+use rendez_protocol::kernel::{Event, Give, Limits, ObjectKind};
 use rendez_protocol::{ConnectionId, Why};
 
 #[test]
@@ -21,7 +21,8 @@ fn rights_never_grow() {
     for missing in [Rights::RECEIVE, Rights::WRITE, Rights::from_bits_retain(1 << 31)] {
         let missing = missing.difference(held);
         let rights = held | missing;
-        let error = world.fail(first, Request::Mint { slot, rights, badge: None });
+        let error =
+            world.fail(first, Request::Mint { slot, rights, badge: None, limits: Limits::SAME });
         assert_eq!(error, KernelError::MissingRights { slot, missing, held });
     }
 }
@@ -31,9 +32,39 @@ fn minting_needs_mint() {
     let (mut world, first, _) = World::started();
     let endpoint = world.endpoint(first);
     let slot = world.mint(first, endpoint, Rights::SEND);
-    let error = world.fail(first, Request::Mint { slot, rights: Rights::SEND, badge: None });
+    let error = world.fail(
+        first,
+        Request::Mint { slot, rights: Rights::SEND, badge: None, limits: Limits::SAME },
+    );
     let (missing, held) = (Rights::MINT, Rights::SEND);
     assert_eq!(error, KernelError::MissingRights { slot, missing, held });
+}
+
+#[test]
+fn bits_and_priority_never_grow() {
+    let (mut world, first, _) = World::started();
+    let endpoint = world.endpoint(first);
+    let rights = Rights::SEND | Rights::MINT | Rights::GRANT;
+    let mint = |slot, limits| Request::Mint { slot, rights, badge: None, limits };
+    let limits = Limits { bits: Some(0b0110), priority: Some(7) };
+    let slot = world.slot(first, mint(endpoint, limits));
+    let seen = world.inspect(first, slot).itself;
+    assert_eq!((seen.bits, seen.priority), (0b0110, 7));
+
+    let more = Limits { bits: Some(0b1010), priority: None };
+    let error = KernelError::Bits { slot, missing: 0b1000, held: 0b0110 };
+    assert_eq!(world.fail(first, mint(slot, more)), error);
+    let higher = Limits { bits: None, priority: Some(8) };
+    let error = KernelError::Priority { slot, wanted: 8, held: 7 };
+    assert_eq!(world.fail(first, mint(slot, higher)), error);
+    let gift = Give { limits: higher, ..give(slot, rights) };
+    let create = Request::CreateTask { name: "child".into(), give: vec![gift] };
+    assert_eq!(world.fail(first, create), error);
+
+    let same = world.slot(first, mint(slot, Limits::SAME));
+    let less = world.slot(first, mint(same, Limits { bits: Some(0b0010), priority: Some(0) }));
+    let seen = world.inspect(first, less).itself;
+    assert_eq!((seen.bits, seen.priority), (0b0010, 0));
 }
 
 #[test]
@@ -41,14 +72,17 @@ fn a_badge_is_given_once() {
     let (mut world, first, _) = World::started();
     let endpoint = world.endpoint(first);
     let rights = Rights::SEND | Rights::MINT;
-    let slot = world.slot(first, Request::Mint { slot: endpoint, rights, badge: Some(7) });
+    let slot = world.slot(
+        first,
+        Request::Mint { slot: endpoint, rights, badge: Some(7), limits: Limits::SAME },
+    );
     assert_eq!(world.inspect(first, slot).itself.badge, 7);
     for badge in [Some(8), Some(0)] {
-        let error = world.fail(first, Request::Mint { slot, rights, badge });
+        let error = world.fail(first, Request::Mint { slot, rights, badge, limits: Limits::SAME });
         assert_eq!(error, KernelError::Badged { slot, badge: 7 });
     }
     for badge in [None, Some(7)] {
-        let same = world.slot(first, Request::Mint { slot, rights, badge });
+        let same = world.slot(first, Request::Mint { slot, rights, badge, limits: Limits::SAME });
         assert_eq!(world.inspect(first, same).itself.badge, 7);
     }
 }
@@ -67,7 +101,7 @@ fn a_stale_slot_is_refused_and_not_misread() {
         Request::Move { slot: old },
         Request::Watch { slot: old },
         Request::Serve { slot: old, interface: None },
-        Request::Mint { slot: old, rights: Rights::SEND, badge: None },
+        Request::Mint { slot: old, rights: Rights::SEND, badge: None, limits: Limits::SAME },
         connect(old),
     ] {
         assert_eq!(world.fail(first, request), KernelError::BadSlot(old));
@@ -208,7 +242,8 @@ fn capabilities_are_counted() {
     let error = world.fail(first, Request::CreateEndpoint);
     assert_eq!(error, KernelError::Quota { what: "capabilities of a task".into(), limit: 4 });
     world.slot(first, Request::Move { slot: last });
-    let mint = Request::Mint { slot: endpoint, rights: Rights::SEND, badge: None };
+    let mint =
+        Request::Mint { slot: endpoint, rights: Rights::SEND, badge: None, limits: Limits::SAME };
     assert!(matches!(world.fail(first, mint), KernelError::Quota { .. }));
 }
 

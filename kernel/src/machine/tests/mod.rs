@@ -16,7 +16,7 @@ use super::Machine;
 use crate::effect::{Attach, Effect, Pair as Segments, Side};
 use crate::quota::Quotas;
 use rendez_protocol::kernel::{
-    Answer, Credentials, Doorbell, Event, Give, Given, Hello, KernelError, Offer, Received,
+    Answer, Credentials, Doorbell, Event, Give, Given, Hello, KernelError, Limits, Offer, Received,
     Request, Shape, Travel,
 };
 use rendez_protocol::{ConnectionId, Rights, Slot, TaskId, Ticket, Version};
@@ -169,7 +169,7 @@ impl World {
     }
 
     fn mint(&mut self, who: TaskId, slot: Slot, rights: Rights) -> Slot {
-        self.slot(who, Request::Mint { slot, rights, badge: None })
+        self.slot(who, Request::Mint { slot, rights, badge: None, limits: Limits::SAME })
     }
 
     fn inspect(&mut self, who: TaskId, slot: Slot) -> rendez_protocol::kernel::Capability {
@@ -275,7 +275,7 @@ fn pair_with(quotas: Quotas) -> Pair {
 }
 
 fn give(slot: Slot, rights: Rights) -> Give {
-    Give { name: "given".into(), slot, rights, badge: None }
+    Give { name: "given".into(), slot, rights, badge: None, limits: Limits::SAME }
 }
 
 fn connect(slot: Slot) -> Request {
@@ -293,5 +293,5 @@ fn mapped(connection: ConnectionId) -> Request {
 }
 
 fn offered(slot: Slot, rights: Rights, travel: Travel) -> Offer {
-    Offer { slot, rights, badge: None, travel }
+    Offer { slot, rights, badge: None, limits: Limits::SAME, travel }
 }

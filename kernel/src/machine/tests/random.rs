@@ -9,7 +9,7 @@ use crate::machine::Machine;
 use crate::machine::spare::Phase;
 use crate::quota::Quotas;
 use rendez_protocol::kernel::{
-    Answer, Doorbell, Event, Give, KernelError, Offer, RegionKind, Request, Shape, Travel,
+    Answer, Doorbell, Event, Give, KernelError, Limits, Offer, RegionKind, Request, Shape, Travel,
 };
 use rendez_protocol::{
     ArenaId, ConnectionId, Interface, ObjectId, Rights, Slot, SpareId, TaskId, Ticket, Version, Why,
@@ -209,7 +209,9 @@ impl Run {
             .map(|(slot, _)| slot)
             .filter(|slot| {
                 let node = self.machine.capability(who, *slot);
-                node.is_ok_and(|(_, node)| useful.is_empty() || node.rights.intersects(useful))
+                node.is_ok_and(|(_, node)| {
+                    useful.is_empty() || node.powers.rights.intersects(useful)
+                })
             })
             .collect();
         self.dice.pick(&good).unwrap_or(any)
@@ -227,7 +229,8 @@ impl Run {
     }
 
     fn rights(&mut self, who: TaskId, slot: Slot) -> Rights {
-        let held = self.machine.capability(who, slot).map_or(Rights::SEND, |(_, node)| node.rights);
+        let held =
+            self.machine.capability(who, slot).map_or(Rights::SEND, |(_, node)| node.powers.rights);
         match self.dice.below(8) {
             0 => Rights::from_bits_retain(self.dice.next() as u32),
             1 => held & Rights::from_bits_retain(self.dice.next() as u32),
@@ -242,12 +245,21 @@ impl Run {
         if self.dice.one_in(3) { Some(self.dice.next() % 3) } else { None }
     }
 
+    fn limits(&mut self) -> Limits {
+        if !self.dice.one_in(4) {
+            return Limits::SAME;
+        }
+        let bits = self.dice.one_in(2).then(|| u64::MAX >> self.dice.below(3));
+        let priority = self.dice.one_in(2).then(|| u8::MAX - self.dice.below(3) as u8);
+        Limits { bits, priority }
+    }
+
     fn gifts(&mut self, who: TaskId) -> Vec<Give> {
         (0..self.dice.below(4))
             .map(|_| {
                 let slot = self.slot(who, Rights::GRANT);
                 let (rights, badge) = (self.rights(who, slot), self.badge());
-                Give { name: "given".into(), slot, rights, badge }
+                Give { name: "given".into(), slot, rights, badge, limits: self.limits() }
             })
             .collect()
     }
@@ -288,7 +300,7 @@ impl Run {
             5..8 => Request::CreateTask { name: "child".into(), give: self.gifts(who) },
             8..14 => {
                 let (rights, badge) = (self.rights(who, slot), self.badge());
-                Request::Mint { slot, rights, badge }
+                Request::Mint { slot, rights, badge, limits: self.limits() }
             }
             14..17 => Request::Move { slot },
             17..21 => Request::Delete { slot },
@@ -301,7 +313,7 @@ impl Run {
                         let (rights, badge) = (self.rights(who, slot), self.badge());
                         let moves = self.dice.one_in(3);
                         let travel = if moves { Travel::Move } else { Travel::Mint };
-                        Offer { slot, rights, badge, travel }
+                        Offer { slot, rights, badge, limits: self.limits(), travel }
                     })
                     .collect();
                 Request::Offer { connection, items }

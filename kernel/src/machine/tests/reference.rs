@@ -4,6 +4,7 @@
 use super::random::Dice;
 use super::{Answer, KernelError, Request, Rights, Slot, TaskId, World, give};
 use crate::machine::endpoint::ENDPOINT_RIGHTS;
+use rendez_protocol::kernel::Limits;
 
 #[derive(Clone, Debug)]
 struct Entry {
@@ -103,7 +104,10 @@ fn run(seed: u64) {
                 let rights = if dice.below(9) == 0 { rights | Rights::KILL } else { rights };
                 let badge = (dice.below(4) == 0).then(|| dice.next() % 3);
                 let wanted = reference.mint(at, rights, badge);
-                match (world.ask(who, Request::Mint { slot, rights, badge }), wanted) {
+                match (
+                    world.ask(who, Request::Mint { slot, rights, badge, limits: Limits::SAME }),
+                    wanted,
+                ) {
                     (Answer::Slot(got), Ok(badge)) => {
                         assert_eq!((got.rights, got.badge), (rights, badge), "seed {seed}");
                         reference.0.push(entry(who, got.slot, rights, badge, Some(at)));

@@ -5,7 +5,7 @@ use super::{
 use crate::effect::{Attach, Effect};
 use crate::machine::task::{KERNEL_RIGHTS, TASK_RIGHTS};
 use rendez_protocol::TaskId;
-use rendez_protocol::kernel::ObjectKind;
+use rendez_protocol::kernel::{Limits, ObjectKind};
 
 #[test]
 fn the_first_task_holds_the_kernel() {
@@ -60,7 +60,8 @@ fn a_created_task_finds_what_it_was_given() {
     let (mut world, first, _) = World::started();
     let endpoint = world.endpoint(first);
     let (name, rights) = ("names".to_owned(), Rights::SEND);
-    let gift = Give { name: name.clone(), slot: endpoint, rights, badge: Some(4) };
+    let gift =
+        Give { name: name.clone(), slot: endpoint, rights, badge: Some(4), limits: Limits::SAME };
     let give = vec![gift];
     let transaction = world.send(first, Request::CreateTask { name: "file".into(), give });
     let (answer, attach) = world.answer_with(transaction).unwrap();

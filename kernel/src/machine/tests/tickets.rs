@@ -2,7 +2,7 @@ use super::{
     Answer, KernelError, Offer, Pair, Quotas, Request, Rights, Slot, TaskId, Ticket, World, give,
     offered, pair, pair_with,
 };
-use rendez_protocol::kernel::Travel;
+use rendez_protocol::kernel::{Limits, Travel};
 use rendez_protocol::{ConnectionId, Why};
 
 const RIGHTS: Rights = Rights::SEND.union(Rights::GRANT).union(Rights::MINT).union(Rights::WATCH);
@@ -30,7 +30,7 @@ const BAD: Answer = Answer::Error(KernelError::BadTicket);
 fn a_minted_capability_arrives_with_what_was_said() {
     let (Pair { mut world, client, server, .. }, id, slot) = offering();
     let (rights, travel) = (Rights::SEND, Travel::Mint);
-    let items = vec![Offer { slot, rights, badge: Some(5), travel }];
+    let items = vec![Offer { slot, rights, badge: Some(5), limits: Limits::SAME, travel }];
     let ticket = world.offer(client, id, items);
     let received = world.accept(server, id, ticket);
     assert_eq!((received.len(), received[0].rights, received[0].badge), (1, rights, 5));

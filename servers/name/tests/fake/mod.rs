@@ -57,6 +57,8 @@ impl Fake {
                 object: ObjectId(self.next()),
                 rights,
                 badge: 0,
+                bits: u64::MAX,
+                priority: u8::MAX,
             })
             .collect();
         let objects = received.iter().map(|r| r.object).collect();
@@ -123,6 +125,8 @@ pub(crate) fn caller(task: u32, connection: u32, rights: Rights) -> Caller {
         task: TaskId { index: task, generation: 0 },
         endpoint: ObjectId(0),
         badge: 0,
+        bits: u64::MAX,
+        priority: u8::MAX,
         rights: rights | Rights::SEND,
         credentials: Credentials { pid: 1000 + task, uid: 1000, gid: 1000 },
         interface: None,
