@@ -5,9 +5,10 @@
 
 use rendez_protocol::kernel::{Answer, Event, RegionKind};
 use rendez_protocol::{ArenaId, ConnectionId, ObjectId, SpareId, TaskId};
+use serde::{Deserialize, Serialize};
 
 /// One end of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Side {
     /// The task that connected.
     Client,
@@ -27,7 +28,7 @@ impl Side {
 }
 
 /// What two segments, one written by each end of a connection, are for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Pair {
     /// The connection's own: its rings.
     Connection(ConnectionId),
@@ -42,7 +43,7 @@ impl From<ConnectionId> for Pair {
 }
 
 /// A descriptor to send along, by what it is. The shell makes it when it is first named.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Attach {
     /// The task's status segment, which only the kernel writes.
     StatusSegment(TaskId),
@@ -67,7 +68,7 @@ pub enum Attach {
 }
 
 /// One step for the shell.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Effect {
     /// Answer a request.
     Answer {

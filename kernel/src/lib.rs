@@ -1,6 +1,7 @@
 //! The kernel of Rendez: a pure state machine of tasks, endpoints and capabilities, and its shell.
 
 pub mod effect;
+pub mod input;
 pub mod machine;
 pub mod quota;
 pub mod shell;

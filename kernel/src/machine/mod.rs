@@ -3,7 +3,7 @@
 //! Nothing here does I/O, reads a clock, waits or draws lots. A [`Machine`] is told what tasks ask
 //! and what became of earlier effects, and says, as a list of [`Effect`]s, what must happen now and
 //! in which order. So every rule can be tested without a process, and a run can be repeated from
-//! the list of its requests.
+//! the list of its inputs ([`Input`](crate::input::Input)).
 //!
 //! # What there is
 //!
@@ -142,7 +142,7 @@ impl Machine {
 
     /// Makes the first task: one that has not started and is given a capability named `kernel`, to
     /// the kernel's own task, with all rights that there are to it. Emits [`Effect::MakeTask`].
-    pub fn create_first(&mut self, name: &str, effects: &mut Vec<Effect>) -> TaskId {
+    pub(crate) fn create_first(&mut self, name: &str, effects: &mut Vec<Effect>) -> TaskId {
         let id = self.first_task(name);
         effects.append(&mut self.effects);
         id
@@ -157,7 +157,7 @@ impl Machine {
     ///
     /// # Errors
     /// [`KernelError::Quota`] if there are too many tasks.
-    pub fn admit(
+    pub(crate) fn admit(
         &mut self,
         name: &str,
         credentials: Credentials,
@@ -173,7 +173,7 @@ impl Machine {
     ///
     /// Answers `Welcome`, or an error; after [`KernelError::Protocol`] the shell hangs up and calls
     /// [`Machine::died`].
-    pub fn hello(
+    pub(crate) fn hello(
         &mut self,
         who: TaskId,
         transaction: u64,
@@ -191,7 +191,7 @@ impl Machine {
 
     /// A task asks for something. It gets one answer, now or, while it lives, later; a `Cancel`
     /// gets none.
-    pub fn handle(
+    pub(crate) fn handle(
         &mut self,
         who: TaskId,
         transaction: u64,
@@ -210,7 +210,7 @@ impl Machine {
 
     /// The outcome of [`Effect::Seal`]. An error ends what was to be made: the connection, with
     /// `Protocol` for both ends, or the arenas.
-    pub fn sealed(
+    pub(crate) fn sealed(
         &mut self,
         pair: Pair,
         side: Side,
@@ -226,7 +226,7 @@ impl Machine {
 
     /// A connection, or a pair of arenas, cannot be made for lack of something at `side`, which has
     /// not been told of it or is told otherwise. The other end is told `why`. Idempotent.
-    pub fn give_up(&mut self, pair: Pair, side: Side, why: Why, effects: &mut Vec<Effect>) {
+    pub(crate) fn give_up(&mut self, pair: Pair, side: Side, why: Why, effects: &mut Vec<Effect>) {
         match pair {
             Pair::Connection(connection) => self.end(connection, why, Some(side)),
             Pair::Arena(connection, arena) => self.end_arena(connection, arena, why, side),
@@ -235,7 +235,7 @@ impl Machine {
     }
 
     /// The outcome of [`Effect::CheckSpare`]. An error ends the spare.
-    pub fn spare_looked_at(
+    pub(crate) fn spare_looked_at(
         &mut self,
         task: TaskId,
         spare: SpareId,
@@ -247,19 +247,19 @@ impl Machine {
     }
 
     /// A spare could not be made, and its owner was not told of it. Idempotent.
-    pub fn spare_failed(&mut self, task: TaskId, spare: SpareId, effects: &mut Vec<Effect>) {
+    pub(crate) fn spare_failed(&mut self, task: TaskId, spare: SpareId, effects: &mut Vec<Effect>) {
         self.forget_spare(task, spare);
         effects.append(&mut self.effects);
     }
 
     /// [`Effect::Told`]: the server of a connection has been told of it.
-    pub fn told(&mut self, connection: ConnectionId, effects: &mut Vec<Effect>) {
+    pub(crate) fn told(&mut self, connection: ConnectionId, effects: &mut Vec<Effect>) {
         self.server_told(connection);
         effects.append(&mut self.effects);
     }
 
     /// The outcome of [`Effect::CheckRegion`].
-    pub fn region_looked_at(
+    pub(crate) fn region_looked_at(
         &mut self,
         who: TaskId,
         transaction: u64,
@@ -273,7 +273,12 @@ impl Machine {
 
     /// What `capability` names could not be made after all, and `creator` was not told of it: it
     /// vanishes. Idempotent.
-    pub fn take_back(&mut self, creator: TaskId, capability: Slot, effects: &mut Vec<Effect>) {
+    pub(crate) fn take_back(
+        &mut self,
+        creator: TaskId,
+        capability: Slot,
+        effects: &mut Vec<Effect>,
+    ) {
         // It is there unless the creator is dead.
         let _ = self.delete(creator, capability);
         effects.append(&mut self.effects);
@@ -281,7 +286,7 @@ impl Machine {
 
     /// The task `child` could not be made after all, and its creator was not told of `capability`:
     /// both vanish. Idempotent.
-    pub fn never_made(
+    pub(crate) fn never_made(
         &mut self,
         creator: TaskId,
         capability: Slot,
@@ -297,7 +302,7 @@ impl Machine {
     }
 
     /// A task is dead: its pidfd or its socket said so, or the shell gave up on it. Idempotent.
-    pub fn died(&mut self, who: TaskId, effects: &mut Vec<Effect>) {
+    pub(crate) fn died(&mut self, who: TaskId, effects: &mut Vec<Effect>) {
         if who != TaskId::KERNEL {
             self.bury(who);
         }

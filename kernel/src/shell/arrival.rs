@@ -7,6 +7,7 @@
 use super::peer::{Origin, Peer};
 use super::segments::system as refused;
 use super::{LISTENER, PER_TURN, Shell, UNGREETED_MAX, close};
+use crate::input::Input;
 use crate::system::{self, Packet};
 use rendez_protocol::TaskId;
 use rendez_protocol::kernel::{Credentials, Hello, KernelError};
@@ -130,9 +131,8 @@ impl Shell {
             }
             _ => return Err(KernelError::Order("this socket has no task".into())),
         };
-        let mut effects = Vec::new();
-        self.machine.hello(task, transaction, hello, credentials, &mut effects);
-        self.effects.extend(effects);
+        let version = hello.version;
+        self.apply(Input::Hello { who: task, transaction, version, credentials });
         Ok(())
     }
 
@@ -145,9 +145,7 @@ impl Shell {
     ) -> Result<TaskId, KernelError> {
         let name = label(payload.get(8..).unwrap_or_default())
             .unwrap_or_else(|| format!("pid {}", credentials.pid));
-        let mut effects = Vec::new();
-        let task = self.machine.admit(&name, credentials, true, &mut effects)?;
-        self.effects.extend(effects);
+        let task = self.tell_machine(Input::Admit { name, credentials, own_uid: true }).task()?;
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.task = Some(task);
         }

@@ -44,6 +44,7 @@ mod sandbox;
 mod segments;
 
 use crate::effect::Effect;
+use crate::input::{Input, Outcome};
 use crate::machine::Machine;
 use crate::quota::Quotas;
 use crate::system::{self, Packet};
@@ -192,9 +193,7 @@ pub fn run(config: Config) -> Result<(), Error> {
         config.look_always,
     )?;
     if shell.first.is_some() {
-        let mut effects = Vec::new();
-        shell.machine.create_first(&config.first_name, &mut effects);
-        shell.effects.extend(effects);
+        shell.apply(Input::First { name: config.first_name });
         shell.settle();
     }
     if config.sandbox {
@@ -330,6 +329,20 @@ impl Shell {
         })
     }
 
+    /// Tells the machine something: the one place where anybody does. What is to be done about it is
+    /// queued.
+    fn tell_machine(&mut self, input: Input) -> Outcome {
+        let mut effects = Vec::new();
+        let outcome = self.machine.apply(input, &mut effects);
+        self.effects.extend(effects);
+        outcome
+    }
+
+    /// Tells the machine something that comes to nothing but effects.
+    fn apply(&mut self, input: Input) {
+        let _ = self.tell_machine(input);
+    }
+
     /// How long epoll may wait: for ever, unless something is to be tried again.
     fn timeout(&self) -> Option<&'static Timespec> {
         const SOON: Timespec = Timespec { tv_sec: 0, tv_nsec: AGAIN_MS * 1_000_000 };
@@ -408,9 +421,7 @@ impl Shell {
     /// A peer is dead, or has closed its end.
     fn end(&mut self, id: u64) {
         if let Some(task) = self.peers.get(&id).and_then(|peer| peer.task) {
-            let mut effects = Vec::new();
-            self.machine.died(task, &mut effects);
-            self.effects.extend(effects);
+            self.apply(Input::Died { who: task });
         }
         self.remove(id);
     }
@@ -488,9 +499,7 @@ impl Shell {
         match (peer.task.filter(|_| peer.welcomed), code) {
             (Some(task), frame::REQUEST) => match decode::<Request>(payload) {
                 Ok(request) => {
-                    let mut effects = Vec::new();
-                    self.machine.handle(task, transaction, request, &mut effects);
-                    self.effects.extend(effects);
+                    self.apply(Input::Request { who: task, transaction, request });
                 }
                 Err(error) => {
                     let error = KernelError::Malformed(error.to_string());

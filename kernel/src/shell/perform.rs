@@ -4,6 +4,7 @@ use super::peer::{Interest, Origin, Outgoing, Peer, Sent};
 use super::segments::{Held, Shared, system as refused};
 use super::{PER_BATCH, Shell, pair, socket_word};
 use crate::effect::{Attach, Effect, Pair, Side};
+use crate::input::Input;
 use crate::system;
 use rendez_ipc_core::control::FRAME_PAYLOAD_BYTES_MAX;
 use rendez_ipc_core::status::{PageReader, StatusWriter};
@@ -45,18 +46,14 @@ impl Shell {
             }
             Effect::Seal { pair, side } => {
                 let result = self.segments.check(pair, side);
-                let mut effects = Vec::new();
-                self.machine.sealed(pair, side, result, &mut effects);
-                self.effects.extend(effects);
+                self.apply(Input::Sealed { pair, side, result });
             }
             Effect::MakeSpare { task, spare, bytes } => {
                 self.segments.make_spare(task, spare, bytes);
             }
             Effect::CheckSpare { task, spare, bell } => {
                 let result = self.segments.check_spare(task, spare, bell);
-                let mut effects = Vec::new();
-                self.machine.spare_looked_at(task, spare, result, &mut effects);
-                self.effects.extend(effects);
+                self.apply(Input::SpareLookedAt { task, spare, result });
             }
             Effect::UseSpare { task, spare, pair, side } => {
                 if self.segments.use_spare(task, spare, pair, side).is_err() {
@@ -64,17 +61,11 @@ impl Shell {
                 }
             }
             Effect::ForgetSpare(task, spare) => self.segments.forget_spare(task, spare),
-            Effect::Told(connection) => {
-                let mut effects = Vec::new();
-                self.machine.told(connection, &mut effects);
-                self.effects.extend(effects);
-            }
+            Effect::Told(connection) => self.apply(Input::Told { connection }),
             Effect::MakeRegion { region, bytes, kind } => self.regions.make(region, bytes, kind),
             Effect::CheckRegion { to, transaction, region } => {
                 let result = self.regions.check(region);
-                let mut effects = Vec::new();
-                self.machine.region_looked_at(to, transaction, region, result, &mut effects);
-                self.effects.extend(effects);
+                self.apply(Input::RegionLookedAt { who: to, transaction, region, result });
             }
             Effect::ForgetRegion(region) => self.regions.forget(region),
             Effect::SealPage(task) => self.map_page(task),
@@ -157,19 +148,14 @@ impl Shell {
             Err(error) => {
                 self.answer(id, transaction, &Answer::Error(error), vec![]);
                 if let Answer::Spare { spare } = answer {
-                    let mut effects = Vec::new();
-                    self.machine.spare_failed(to, spare, &mut effects);
-                    self.effects.extend(effects);
+                    self.apply(Input::SpareFailed { task: to, spare });
                 }
                 if let Answer::Region(capability) = answer {
-                    let mut effects = Vec::new();
-                    self.machine.take_back(to, capability.slot, &mut effects);
-                    self.effects.extend(effects);
+                    self.apply(Input::TakeBack { creator: to, capability: capability.slot });
                 }
                 if let Answer::Task { id: child, capability } = answer {
-                    let mut effects = Vec::new();
-                    self.machine.never_made(to, capability.slot, child, &mut effects);
-                    self.effects.extend(effects);
+                    let capability = capability.slot;
+                    self.apply(Input::NeverMade { creator: to, capability, child });
                 }
                 // Who is answered with descriptors is the one that connects, or attaches.
                 if let Some(pair) = pair {
@@ -242,9 +228,7 @@ impl Shell {
 
     /// Ends what one end cannot take part in for lack of something.
     fn give_up(&mut self, pair: Pair, side: Side) {
-        let mut effects = Vec::new();
-        self.machine.give_up(pair, side, Why::Quota, &mut effects);
-        self.effects.extend(effects);
+        self.apply(Input::GiveUp { pair, side, why: Why::Quota });
     }
 
     pub(super) fn post(&mut self, id: u64, outgoing: Outgoing) {

@@ -1,0 +1,189 @@
+//! What the pure machine is told: one value for each of its entry points.
+//!
+//! A run of the kernel is the list of its inputs, in order, and nothing else: the machine reads no
+//! clock, draws no lots, and sees nothing of the world. So a list that was recorded can be run again
+//! on another machine, and comes to the same effects. The shell tells the machine things in one
+//! place only, by [`Machine::apply`].
+
+use crate::effect::{Effect, Pair, Side};
+use crate::machine::Machine;
+use rendez_protocol::kernel::{Credentials, Hello, KernelError, Request};
+use rendez_protocol::{ConnectionId, ObjectId, Slot, SpareId, TaskId, Version, Why};
+use serde::{Deserialize, Serialize};
+
+/// One thing that the machine is told. The methods of [`Machine`] say what each comes to.
+///
+/// New ones go to the end: their order is part of the format of recordings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Input {
+    /// `Machine::create_first`.
+    First {
+        /// Its name.
+        name: String,
+    },
+    /// `Machine::admit`.
+    Admit {
+        /// What the process calls itself.
+        name: String,
+        /// Who it is.
+        credentials: Credentials,
+        /// Whether it has the system's own uid.
+        own_uid: bool,
+    },
+    /// `Machine::hello`.
+    Hello {
+        /// Who says it.
+        who: TaskId,
+        /// Which request.
+        transaction: u64,
+        /// What it speaks.
+        version: Version,
+        /// Who it is to Linux.
+        credentials: Credentials,
+    },
+    /// `Machine::handle`.
+    Request {
+        /// Who asks.
+        who: TaskId,
+        /// Which request.
+        transaction: u64,
+        /// For what.
+        request: Request,
+    },
+    /// `Machine::sealed`.
+    Sealed {
+        /// Of which pair.
+        pair: Pair,
+        /// Whose segment.
+        side: Side,
+        /// What was seen.
+        result: Result<(), KernelError>,
+    },
+    /// `Machine::give_up`.
+    GiveUp {
+        /// Which pair.
+        pair: Pair,
+        /// Which end lacks something.
+        side: Side,
+        /// What the other end is told.
+        why: Why,
+    },
+    /// `Machine::spare_looked_at`.
+    SpareLookedAt {
+        /// Whose.
+        task: TaskId,
+        /// Which.
+        spare: SpareId,
+        /// What was seen.
+        result: Result<(), KernelError>,
+    },
+    /// `Machine::spare_failed`.
+    SpareFailed {
+        /// Whose.
+        task: TaskId,
+        /// Which.
+        spare: SpareId,
+    },
+    /// `Machine::told`.
+    Told {
+        /// The server of which connection.
+        connection: ConnectionId,
+    },
+    /// `Machine::region_looked_at`.
+    RegionLookedAt {
+        /// Who asked.
+        who: TaskId,
+        /// Its request.
+        transaction: u64,
+        /// Which.
+        region: ObjectId,
+        /// What was seen.
+        result: Result<(), KernelError>,
+    },
+    /// `Machine::take_back`.
+    TakeBack {
+        /// Who was not told of it.
+        creator: TaskId,
+        /// The capability that vanishes.
+        capability: Slot,
+    },
+    /// `Machine::never_made`.
+    NeverMade {
+        /// Who was not told of it.
+        creator: TaskId,
+        /// The capability that vanishes.
+        capability: Slot,
+        /// The task that vanishes.
+        child: TaskId,
+    },
+    /// `Machine::died`.
+    Died {
+        /// Who.
+        who: TaskId,
+    },
+}
+
+/// What an input comes to at once, apart from its effects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[must_use]
+pub enum Outcome {
+    /// Nothing more.
+    Done,
+    /// Of [`Input::First`] and [`Input::Admit`]: a task.
+    Task(TaskId),
+    /// Of [`Input::Admit`]: nobody was let in.
+    Refused(KernelError),
+}
+
+impl Outcome {
+    /// The task that there is now.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn task(self) -> Result<TaskId, KernelError> {
+        match self {
+            Self::Task(task) => Ok(task),
+            Self::Refused(error) => Err(error),
+            Self::Done => Err(KernelError::Order("nobody was to be let in".into())),
+        }
+    }
+}
+
+impl Machine {
+    /// Tells the machine something. What must happen now is appended to `effects`.
+    pub fn apply(&mut self, input: Input, effects: &mut Vec<Effect>) -> Outcome {
+        match input {
+            Input::First { name } => return Outcome::Task(self.create_first(&name, effects)),
+            Input::Admit { name, credentials, own_uid } => {
+                return match self.admit(&name, credentials, own_uid, effects) {
+                    Ok(task) => Outcome::Task(task),
+                    Err(error) => Outcome::Refused(error),
+                };
+            }
+            Input::Hello { who, transaction, version, credentials } => {
+                self.hello(who, transaction, Hello { version }, credentials, effects);
+            }
+            Input::Request { who, transaction, request } => {
+                self.handle(who, transaction, request, effects);
+            }
+            Input::Sealed { pair, side, result } => self.sealed(pair, side, result, effects),
+            Input::GiveUp { pair, side, why } => self.give_up(pair, side, why, effects),
+            Input::SpareLookedAt { task, spare, result } => {
+                self.spare_looked_at(task, spare, result, effects);
+            }
+            Input::SpareFailed { task, spare } => self.spare_failed(task, spare, effects),
+            Input::Told { connection } => self.told(connection, effects),
+            Input::RegionLookedAt { who, transaction, region, result } => {
+                self.region_looked_at(who, transaction, region, result, effects);
+            }
+            Input::TakeBack { creator, capability } => {
+                self.take_back(creator, capability, effects);
+            }
+            Input::NeverMade { creator, capability, child } => {
+                self.never_made(creator, capability, child, effects);
+            }
+            Input::Died { who } => self.died(who, effects),
+        }
+        Outcome::Done
+    }
+}
