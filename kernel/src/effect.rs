@@ -67,6 +67,14 @@ pub enum Attach {
     Spare(TaskId, SpareId),
 }
 
+/// What the machine wants to be reminded of. It is the machine's own matter; one that it does not
+/// mean any more when it rings, it ignores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Alarm {
+    /// The grace of a revocation is over: servers that have not acknowledged it are named.
+    Grace(u64),
+}
+
 /// One step for the shell.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Effect {
@@ -175,6 +183,13 @@ pub enum Effect {
         index: u32,
         /// What.
         word: u32,
+    },
+    /// Call `Machine::expired` with this alarm in so many milliseconds, not before.
+    After {
+        /// How many.
+        milliseconds: u32,
+        /// What to hand back.
+        alarm: Alarm,
     },
     /// Let go of all descriptors that are left of a pair of segments: both ends have got theirs, or
     /// there is nothing to be got any more. Said once for each pair that was made.

@@ -5,7 +5,7 @@
 //! on another machine, and comes to the same effects. The shell tells the machine things in one
 //! place only, by [`Machine::apply`].
 
-use crate::effect::{Effect, Pair, Side};
+use crate::effect::{Alarm, Effect, Pair, Side};
 use crate::machine::Machine;
 use rendez_protocol::kernel::{Credentials, Hello, KernelError, Request};
 use rendez_protocol::{ConnectionId, ObjectId, Slot, SpareId, TaskId, Version, Why};
@@ -121,6 +121,13 @@ pub enum Input {
         /// Who.
         who: TaskId,
     },
+    /// `Machine::expired`.
+    Expired {
+        /// Which alarm.
+        alarm: Alarm,
+    },
+    /// `Machine::step`.
+    Step,
 }
 
 /// What an input comes to at once, apart from its effects.
@@ -183,6 +190,8 @@ impl Machine {
                 self.never_made(creator, capability, child, effects);
             }
             Input::Died { who } => self.died(who, effects),
+            Input::Expired { alarm } => self.expired(alarm, effects),
+            Input::Step => self.step(effects),
         }
         Outcome::Done
     }

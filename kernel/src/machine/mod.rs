@@ -21,6 +21,7 @@
 //! | `ticket` | capabilities in escrow, on their way over a connection |
 //! | `watch` | who is told of whose death |
 //! | `front_door` | what those are given who were not started by anybody here |
+//! | `work` | what is done in portions, between two requests of others |
 //! | `table` | ids with generations |
 //! | `check` | everything that must hold between two requests |
 //!
@@ -84,8 +85,9 @@ mod ticket;
 mod tree;
 mod watch;
 mod words;
+mod work;
 
-use crate::effect::{Attach, Effect, Pair, Side};
+use crate::effect::{Alarm, Attach, Effect, Pair, Side};
 use crate::quota::Quotas;
 use connection::{Connection, Wanted};
 use endpoint::Endpoint;
@@ -98,6 +100,7 @@ use table::Table;
 use task::Task;
 use ticket::Escrow;
 use tree::{Tree, Wish};
+use work::Works;
 
 /// Everything that the kernel knows.
 #[derive(Debug)]
@@ -109,6 +112,8 @@ pub struct Machine {
     tree: Tree,
     connections: Table<ConnectionId, Connection>,
     escrow: BTreeMap<Ticket, Escrow>,
+    /// What was put off, by whose doing it is.
+    works: Works,
     front_door: FrontDoor,
     /// Objects, tickets and connects that waited, so far: identities that are never used again.
     numbered: u64,
@@ -131,6 +136,7 @@ impl Machine {
             tree: Tree::default(),
             connections: Table::default(),
             escrow: BTreeMap::new(),
+            works: Works::default(),
             front_door: FrontDoor::default(),
             numbered: 0,
             effects: Vec::new(),
@@ -307,6 +313,28 @@ impl Machine {
             self.bury(who);
         }
         effects.append(&mut self.effects);
+    }
+
+    /// The time of an alarm has come that [`Effect::After`] asked for.
+    pub(crate) fn expired(&mut self, alarm: Alarm, effects: &mut Vec<Effect>) {
+        match alarm {
+            Alarm::Grace(revocation) => self.grace_over(revocation),
+        }
+        effects.append(&mut self.effects);
+    }
+
+    /// Does one portion of what was put off: at most `work::PORTION` nodes. Nothing if
+    /// nothing was.
+    pub(crate) fn step(&mut self, effects: &mut Vec<Effect>) {
+        self.work();
+        effects.append(&mut self.effects);
+    }
+
+    /// Whether something was put off: then the shell says [`Input::Step`](crate::input::Input::Step)
+    /// between two requests, and does not wait for another.
+    #[must_use]
+    pub fn is_at_work(&self) -> bool {
+        !self.works.is_empty()
     }
 
     /// Whether `who` is a task that has not died. The kernel's own always lives.

@@ -14,7 +14,8 @@
 //! - *Closing.* No socket of a task is closed in this thread.
 //!
 //! A task is dead when its socket ends or its pidfd says so, whichever comes first. No timer
-//! decides about it. One that was created here and that the shell gives up, for rubbish on its
+//! decides about it. What the machine has put off (`Machine::step`) goes on between two tasks'
+//! requests, a portion at a time. One that was created here and that the shell gives up, for rubbish on its
 //! socket or for lack of something, is killed before anybody is told that it is dead.
 //!
 //! | file | what |
@@ -25,6 +26,7 @@
 //! | `listing` | the list of all tasks, and what they say of themselves |
 //! | `peer` | one kernel socket, and what waits to be sent over it |
 //! | `segments`, `regions` | the descriptors of connections and arenas; of regions |
+//! | `timers` | alarms that the machine has asked for |
 //! | `closer` | threads that close what may block |
 //! | `sandbox` | what the threads may still ask of Linux |
 
@@ -42,6 +44,7 @@ mod perform;
 mod regions;
 mod sandbox;
 mod segments;
+mod timers;
 
 use crate::effect::Effect;
 use crate::input::{Input, Outcome};
@@ -59,11 +62,12 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
 use rustix::process::{Resource, Rlimit};
-use rustix::thread::Timespec;
+use rustix::time::Timespec;
 use segments::Segments;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use timers::Timers;
 
 /// Requests of one task, and processes at the front door, that are taken in one turn.
 const PER_TURN: usize = 16;
@@ -83,8 +87,8 @@ const MAKING_MAX: usize = 1024;
 const SPARES_SHARE: u64 = 24;
 /// What part of the kernel's descriptors the regions of all tasks together may be.
 const REGIONS_SHARE: u64 = 4;
-/// How soon to try again what Linux had no room for, in ms.
-const AGAIN_MS: i64 = 50;
+/// How soon to try again what Linux had no room for, in ns.
+const AGAIN: u64 = 50_000_000;
 /// Epoll's word for the front door.
 const LISTENER: u64 = 0;
 /// Epoll's word for the lifeline. Peers have the words from 2 on.
@@ -202,12 +206,15 @@ pub fn run(config: Config) -> Result<(), Error> {
     let mut ready = Vec::with_capacity(64);
     loop {
         ready.clear();
-        match epoll::wait(&shell.epoll, rustix::buffer::spare_capacity(&mut ready), shell.timeout())
-        {
+        let timeout = shell.timeout();
+        let room = rustix::buffer::spare_capacity(&mut ready);
+        match epoll::wait(&shell.epoll, room, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(doing("waiting for tasks")(error)),
         }
         shell.try_again();
+        shell.ring();
+        shell.step();
         for event in &ready {
             match event.data.u64() {
                 LISTENER => shell.accept(),
@@ -221,6 +228,7 @@ pub fn run(config: Config) -> Result<(), Error> {
                 word => shell.end(word / 2),
             }
             shell.settle();
+            shell.step();
         }
         shell.finish_turn();
     }
@@ -266,6 +274,7 @@ struct Shell {
     again: HashSet<u64>,
     /// Linux had no descriptor left for another process at the front door.
     door_paused: bool,
+    timers: Timers,
     buffer: Vec<u8>,
     uid: u32,
     look_always: bool,
@@ -323,6 +332,7 @@ impl Shell {
             queued: 0,
             again: HashSet::new(),
             door_paused: false,
+            timers: Timers::default(),
             buffer: vec![0; FRAME_BYTES_MAX],
             uid: rustix::process::geteuid().as_raw(),
             look_always,
@@ -343,10 +353,35 @@ impl Shell {
         let _ = self.tell_machine(input);
     }
 
-    /// How long epoll may wait: for ever, unless something is to be tried again.
-    fn timeout(&self) -> Option<&'static Timespec> {
-        const SOON: Timespec = Timespec { tv_sec: 0, tv_nsec: AGAIN_MS * 1_000_000 };
-        (self.door_paused || !self.again.is_empty()).then_some(&SOON)
+    /// How long epoll may wait: for ever, unless the machine is at work or has asked for an alarm,
+    /// or something is to be tried again.
+    fn timeout(&self) -> Option<Timespec> {
+        if self.machine.is_at_work() {
+            return Some(timers::timeout(0));
+        }
+        let again = (self.door_paused || !self.again.is_empty()).then_some(AGAIN);
+        let alarm = if self.timers.is_empty() { None } else { self.timers.wait(timers::now()) };
+        again.into_iter().chain(alarm).min().map(timers::timeout)
+    }
+
+    /// Hands alarms back whose time has come.
+    fn ring(&mut self) {
+        if self.timers.is_empty() {
+            return;
+        }
+        let now = timers::now();
+        while let Some(alarm) = self.timers.ringing(now) {
+            self.apply(Input::Expired { alarm });
+            self.settle();
+        }
+    }
+
+    /// Has the machine do a portion of what it has put off, if it has put anything off.
+    fn step(&mut self) {
+        if self.machine.is_at_work() {
+            self.apply(Input::Step);
+            self.settle();
+        }
     }
 
     fn try_again(&mut self) {

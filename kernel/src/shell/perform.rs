@@ -74,6 +74,9 @@ impl Shell {
                     status.set(index, word);
                 }
             }
+            Effect::After { milliseconds, alarm } => {
+                self.timers.set(super::timers::now(), milliseconds, alarm);
+            }
             Effect::ForgetSegments(pair) => self.segments.forget(pair),
             Effect::Signal { to, transaction, task, signal } => {
                 let answer = match self.signal(task, signal) {

@@ -4,7 +4,7 @@
 //! told.
 
 use super::{CREDENTIALS, Hello};
-use crate::effect::{Effect, Pair, Side};
+use crate::effect::{Alarm, Effect, Pair, Side};
 use crate::machine::Machine;
 use crate::machine::spare::Phase;
 use crate::quota::Quotas;
@@ -67,6 +67,8 @@ struct Run {
     spares: BTreeSet<(TaskId, SpareId)>,
     spare_looks: Vec<(TaskId, SpareId)>,
     tellings: Vec<ConnectionId>,
+    /// Set, and not rung yet.
+    alarms: Vec<Alarm>,
     /// Regions to be looked at, for whom, and which request.
     looks: Vec<(TaskId, u64, ObjectId)>,
     /// Arenas that were attached or offered, some of them long ago.
@@ -109,6 +111,7 @@ impl Run {
             spares: BTreeSet::new(),
             spare_looks: Vec::new(),
             tellings: Vec::new(),
+            alarms: Vec::new(),
             looks: Vec::new(),
             arenas: Vec::new(),
             transaction: 0,
@@ -160,6 +163,11 @@ impl Run {
                 }
             }
             2 => return self.hello(who),
+            56..60 if !self.alarms.is_empty() => {
+                let alarm = self.alarms.remove(self.dice.below(self.alarms.len()));
+                self.machine.expired(alarm, &mut effects);
+            }
+            60..70 if self.machine.is_at_work() => self.machine.step(&mut effects),
             40..50 if !self.tellings.is_empty() => {
                 let connection = self.tellings.remove(0);
                 self.machine.told(connection, &mut effects);
@@ -454,6 +462,7 @@ impl Run {
                     self.looks.push((to, transaction, region));
                 }
                 Effect::MakeTask(_) | Effect::SealPage(_) => {}
+                Effect::After { alarm, .. } => self.alarms.push(alarm),
             }
         }
         assert!(self.regions.iter().eq(self.machine.regions.keys()), "regions made and forgotten");
