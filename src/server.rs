@@ -481,6 +481,7 @@ impl Server {
         let Event::Incoming {
             connection,
             endpoint,
+            kind: _,
             status_index,
             badge,
             rights,

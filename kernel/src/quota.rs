@@ -17,6 +17,8 @@ pub struct Quotas {
     pub capabilities: u32,
     /// Endpoints that one task has made and that still exist.
     pub endpoints: u32,
+    /// Notifications that one task has made and that still exist.
+    pub notifications: u32,
     /// Connections at whose client end one task is.
     pub client_connections: u32,
     /// Connections at whose server end one task is.
@@ -52,6 +54,7 @@ impl Default for Quotas {
             children: 1024,
             capabilities: 16_384,
             endpoints: 1024,
+            notifications: 1024,
             client_connections: 12_288,
             server_connections: 16_000,
             connections_to_one_server: 4096,

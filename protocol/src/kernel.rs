@@ -84,6 +84,8 @@ pub enum ObjectKind {
     Task,
     /// An endpoint.
     Endpoint,
+    /// A notification: bits that coalesce, posted by many and received by one.
+    Notification,
     /// A region of memory.
     Region,
 }
@@ -133,6 +135,10 @@ impl Default for Shape {
 }
 
 impl Shape {
+    /// The smallest there is. Both segments of a connection to a notification have it: bits need no
+    /// ring.
+    pub const SMALLEST: Self = Self { lines: 1, area_bytes: 4096 };
+
     /// Whether the sizes are within the limits of the wire.
     #[must_use]
     pub const fn is_valid(self) -> bool {
@@ -245,6 +251,9 @@ pub enum Request {
     PageMapped,
     /// Make an endpoint. → [`Answer::Slot`] with all rights of an endpoint.
     CreateEndpoint,
+    /// Make a notification. → [`Answer::Slot`] with all rights of a notification. Its receiver is whoever
+    /// says [`Request::Serve`]; who posts to it says [`Request::Connect`].
+    CreateNotification,
     /// Make a task that has not started. → [`Answer::Task`] and the socket that it must inherit.
     CreateTask {
         /// Its name, for people.
@@ -305,9 +314,9 @@ pub enum Request {
         /// Which.
         slot: Slot,
     },
-    /// Become the receiver of an endpoint. Needs RECEIVE. → [`Answer::Serving`]
+    /// Become the receiver of an endpoint or a notification. Needs RECEIVE. → [`Answer::Serving`]
     Serve {
-        /// The endpoint.
+        /// The endpoint or notification.
         slot: Slot,
         /// What is spoken there; `None` accepts any client.
         interface: Option<Interface>,
@@ -316,6 +325,11 @@ pub enum Request {
     /// no receiver but a task that may bring one back lives. If the client has a spare of the shape
     /// `requests`, that becomes its segment, and the answer is [`Answer::Connected`]: at once if the
     /// server has one of the shape `replies`.
+    ///
+    /// Or connect to a notification, in order to post to it. Needs POST; both shapes are
+    /// [`Shape::SMALLEST`], and spares are not used. → [`Answer::Connecting`] at once, with
+    /// or without a receiver: from when on the segment is mapped, bits can be posted into it, and the
+    /// status word says [`Waiting`](crate::status::ConnectionState::Waiting) until a receiver has them.
     Connect {
         /// The endpoint.
         slot: Slot,
@@ -331,6 +345,7 @@ pub enum Request {
     /// An own segment is mapped writable, populated, then sealed, by its owner, `FUTURE_WRITE`,
     /// `GROW`, `SHRINK` and `SEAL`, its descriptor closed. The kernel only looks. From the client:
     /// → [`Answer::Connected`] once the server has done the same. From the server: → [`Answer::Done`].
+    /// Bits that a notification's receiver finds in the other's segment it takes only then.
     Mapped {
         /// Which connection.
         connection: ConnectionId,
@@ -581,8 +596,10 @@ pub enum Event {
     Incoming {
         /// Which connection.
         connection: ConnectionId,
-        /// The object identity of the endpoint.
+        /// The object identity of the endpoint, or of the notification.
         endpoint: ObjectId,
+        /// Which of the two it is: a connection to a notification carries bits, and no messages.
+        kind: ObjectKind,
         /// The index of its word in the server's status segment.
         status_index: u32,
         /// The badge of the client's capability.

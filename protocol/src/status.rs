@@ -133,6 +133,9 @@ pub enum ConnectionState {
     Denied = 5,
     /// An end had no room for it.
     Quota = 6,
+    /// A connection to a notification that has no receiver yet. What is posted waits in the poster's
+    /// segment.
+    Waiting = 7,
 }
 
 impl ConnectionState {
@@ -147,15 +150,16 @@ impl ConnectionState {
             4 => Self::Protocol,
             5 => Self::Denied,
             6 => Self::Quota,
+            7 => Self::Waiting,
             _ => Self::Closed,
         }
     }
 
-    /// The reason that senders are given, `None` while the connection is open.
+    /// The reason that senders are given, `None` while the connection has not ended.
     #[must_use]
     pub const fn why(self) -> Option<Why> {
         match self {
-            Self::Open => None,
+            Self::Open | Self::Waiting => None,
             Self::Dead => Some(Why::Dead),
             Self::Revoked => Some(Why::Revoked),
             Self::Closed => Some(Why::Closed),

@@ -4,7 +4,7 @@
 //! counts is counted again.
 
 use super::Machine;
-use super::connection::Phase;
+use super::connection::{Connection, Phase};
 use super::endpoint::Wait;
 use super::region::{READABLE, WRITABLE};
 use super::space::Cell;
@@ -13,7 +13,7 @@ use super::tree::{Holder, Object};
 use super::words::Words;
 use crate::effect::Side;
 use crate::quota::Count;
-use rendez_protocol::kernel::{RegionKind, Travel};
+use rendez_protocol::kernel::{ObjectKind, RegionKind, Travel};
 use rendez_protocol::{Rights, TaskId, limit};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -101,8 +101,10 @@ impl Machine {
         counted(task.capabilities, task.space.len().saturating_add(minted), "capabilities");
         counted(task.tickets, offered().count(), "tickets");
         counted(task.watches, usize::try_from(watches).unwrap_or(usize::MAX), "watches");
-        let made = self.endpoints.values().filter(|endpoint| endpoint.maker == id).count();
-        counted(task.endpoints, made, "endpoints");
+        let made =
+            |kind| self.endpoints.values().filter(|it| it.maker == id && it.kind == kind).count();
+        counted(task.endpoints, made(ObjectKind::Endpoint), "endpoints");
+        counted(task.notifications, made(ObjectKind::Notification), "notifications");
 
         let regions = || self.regions.values().filter(|region| region.maker == id);
         counted(task.regions, regions().count(), "regions");
@@ -125,7 +127,9 @@ impl Machine {
         assert!(task.spares.len() <= self.quotas.spares as usize, "spares of {id}");
         assert!(task.spares.keys().all(|spare| (1..=task.spares_ever).contains(&spare.0)));
         let mut shares: BTreeMap<TaskId, Share> = BTreeMap::new();
-        for connection in ends(Side::Client).filter_map(|(id, _)| self.connections.get(*id)) {
+        let met = |it: &&Connection| it.sides().contains(&Side::Server);
+        let connections = ends(Side::Client).filter_map(|(id, _)| self.connections.get(*id));
+        for connection in connections.filter(met) {
             let share = shares.entry(connection.server.task).or_default();
             share.connections.add(1);
             share.reply_bytes.add(connection.wanted.reply_bytes());
@@ -141,6 +145,7 @@ impl Machine {
             (task.tickets.get(), quotas.tickets.into()),
             (task.watches.get(), quotas.watches.into()),
             (task.endpoints.get(), quotas.endpoints.into()),
+            (task.notifications.get(), quotas.notifications.into()),
             (task.client_connections.get(), quotas.client_connections.into()),
             (task.server_connections.get(), quotas.server_connections.into()),
             (task.regions.get(), quotas.regions.into()),
@@ -180,6 +185,7 @@ impl Machine {
                             && matches!(
                                 connection.phase,
                                 Phase::ClientSeals { client }
+                                | Phase::Stands { client }
                                 | Phase::ServerMaps { client }
                                 | Phase::Telling { client }
                                 | Phase::ServerSeals { client, .. } if client == *transaction
@@ -207,8 +213,13 @@ impl Machine {
 
     fn check_endpoints(&self) {
         for (id, endpoint) in &self.endpoints {
+            let object = match endpoint.kind {
+                ObjectKind::Notification => Object::Notification(*id),
+                _ => Object::Endpoint(*id),
+            };
+            self.check_standing(*id, endpoint);
             let nodes = || {
-                let named = |node: &Object| *node == Object::Endpoint(*id);
+                let named = |node: &Object| *node == object;
                 self.tree
                     .iter()
                     .filter(move |(_, it)| named(&it.object) && it.holder.is_capability())
@@ -217,7 +228,7 @@ impl Machine {
                 |right: Rights| nodes().filter(|(_, it)| it.powers.rights.contains(right)).count();
             counted(endpoint.capabilities, nodes().count(), "capabilities to an endpoint");
             counted(endpoint.receivers, with(Rights::RECEIVE), "capabilities with RECEIVE");
-            counted(endpoint.senders, with(Rights::SEND), "capabilities with SEND");
+            counted(endpoint.senders, with(endpoint.sends()), "capabilities to send or post with");
             assert!(!endpoint.capabilities.is_zero(), "{id:?} lives without capabilities");
             let watchers: BTreeSet<_> =
                 nodes().filter(|(_, it)| it.watches).map(|(id, _)| id).collect();
@@ -228,7 +239,7 @@ impl Machine {
                 assert!(
                     node.is_some_and(|node| {
                         matches!(node.holder, Holder::Slot(who, _) if who == receiver.task)
-                            && node.object == Object::Endpoint(*id)
+                            && node.object == object
                             && node.powers.rights.contains(Rights::RECEIVE)
                     }),
                     "the receiver of {id:?} may not receive"
@@ -274,7 +285,9 @@ impl Machine {
 
     fn check_connections(&self) {
         for (id, connection) in self.connections.iter() {
-            for side in [Side::Client, Side::Server] {
+            let met = connection.sides().contains(&Side::Server);
+            assert!(met || !connection.knows(Side::Server), "{id} has no server end");
+            for &side in connection.sides() {
                 let end = connection.end(side);
                 let task = self.tasks.get(end.task);
                 let known = task.and_then(|task| task.connections.get(&end.index));
@@ -287,6 +300,7 @@ impl Machine {
             let waits = match connection.phase {
                 Phase::ClientMaps | Phase::Open => None,
                 Phase::ClientSeals { client }
+                | Phase::Stands { client }
                 | Phase::ServerMaps { client }
                 | Phase::Telling { client }
                 | Phase::ServerSeals { client, .. } => Some(client),

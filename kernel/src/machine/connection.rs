@@ -41,7 +41,7 @@ impl Wanted {
     }
 
     /// Bytes of both segments.
-    fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         (self.requests.segment_bytes() as u64).saturating_add(self.reply_bytes())
     }
 
@@ -92,6 +92,10 @@ pub(super) enum Phase {
     ClientSeals {
         client: u64,
     },
+    /// To a notification: a receiver.
+    Stands {
+        client: u64,
+    },
     ServerMaps {
         client: u64,
     },
@@ -139,7 +143,20 @@ impl Connection {
 
     /// Whether that end has been told of the connection.
     pub(super) fn knows(&self, side: Side) -> bool {
-        side == Side::Client || !matches!(self.phase, Phase::ClientMaps | Phase::ClientSeals { .. })
+        let early = matches!(
+            self.phase,
+            Phase::ClientMaps | Phase::ClientSeals { .. } | Phase::Stands { .. }
+        );
+        side == Side::Client || !early
+    }
+
+    /// Its ends: one to a notification has only the client's before it has met a receiver.
+    pub(super) fn sides(&self) -> &'static [Side] {
+        if self.server.task == TaskId::KERNEL {
+            &[Side::Client]
+        } else {
+            &[Side::Client, Side::Server]
+        }
     }
 
     /// Which end is `who`'s, as far as it knows.
@@ -154,6 +171,7 @@ impl Connection {
         match (self.phase, side) {
             (
                 Phase::ClientSeals { client }
+                | Phase::Stands { client }
                 | Phase::ServerMaps { client }
                 | Phase::ServerSeals { client, .. }
                 | Phase::Telling { client },
@@ -171,7 +189,7 @@ impl Connection {
 }
 
 impl Machine {
-    /// Connects, or waits for a receiver. Needs SEND.
+    /// Connects, or waits for a receiver. Needs SEND; to a notification: POST.
     pub(super) fn connect(
         &mut self,
         who: TaskId,
@@ -179,6 +197,9 @@ impl Machine {
         slot: Slot,
         wanted: Wanted,
     ) -> Reply {
+        if self.receivable(who, slot)? == ObjectKind::Notification {
+            return self.stand(who, transaction, slot, wanted);
+        }
         let (from, node) = self.capability_to(who, slot, ObjectKind::Endpoint, Rights::SEND)?;
         wanted.check()?;
         let id = node.object.id();
@@ -324,7 +345,12 @@ impl Machine {
         Ok(())
     }
 
-    fn take_word(&mut self, who: TaskId, id: ConnectionId, side: Side) -> Option<(u32, bool)> {
+    pub(super) fn take_word(
+        &mut self,
+        who: TaskId,
+        id: ConnectionId,
+        side: Side,
+    ) -> Option<(u32, bool)> {
         let task = self.tasks.get_mut(who)?;
         let (index, reused) = task.words.take()?;
         task.connections.insert(index, (id, side));

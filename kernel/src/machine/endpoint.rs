@@ -4,6 +4,9 @@
 //! receivers: a restarted server takes it back, and clients' capabilities stay good. Who may receive
 //! is decided by capabilities alone; the receiver is bound to the one that it served with, and stops
 //! when that leaves its space.
+//!
+//! A notification is one that bits are posted to, and no messages sent: what is different about it is
+//! in `notification`.
 
 use super::connection::Wanted;
 use super::tree::{Holder, Node, NodeId, Object, Powers};
@@ -27,19 +30,23 @@ pub(super) const ENDPOINT_RIGHTS: Rights = Rights::SEND
 /// One endpoint.
 #[derive(Debug)]
 pub(super) struct Endpoint {
+    /// Whether it is an endpoint or a notification.
+    pub(super) kind: ObjectKind,
     /// On whose quota it is, while that lives.
     pub(super) maker: TaskId,
     /// Capabilities to it.
     pub(super) capabilities: Count,
     /// Those with RECEIVE.
     pub(super) receivers: Count,
-    /// Those with SEND.
+    /// Those with SEND; to a notification: with POST.
     pub(super) senders: Count,
     pub(super) receiver: Option<Receiver>,
     /// How many receivers it has had.
     pub(super) generation: u32,
     /// Connects that wait, in the order in which they came.
     pub(super) parked: BTreeMap<u64, Parked>,
+    /// To a notification: connections that wait for a receiver.
+    pub(super) standing: BTreeSet<ConnectionId>,
     /// Capabilities with which it is watched.
     pub(super) watchers: BTreeSet<NodeId>,
 }
@@ -75,6 +82,29 @@ pub(super) enum Wait {
     Arena(ConnectionId, ArenaId),
 }
 
+impl Endpoint {
+    /// One without anything.
+    pub(super) fn new(kind: ObjectKind, maker: TaskId) -> Self {
+        Self {
+            kind,
+            maker,
+            capabilities: Count::default(),
+            receivers: Count::default(),
+            senders: Count::default(),
+            receiver: None,
+            generation: 0,
+            parked: BTreeMap::new(),
+            standing: BTreeSet::new(),
+            watchers: BTreeSet::new(),
+        }
+    }
+
+    /// The right of those whom its receiver hears.
+    pub(super) fn sends(&self) -> Rights {
+        if self.kind == ObjectKind::Notification { Rights::POST } else { Rights::SEND }
+    }
+}
+
 impl Machine {
     /// Makes an endpoint.
     pub(super) fn create_endpoint(&mut self, who: TaskId) -> Reply {
@@ -84,24 +114,12 @@ impl Machine {
         let Some(task) = self.tasks.get_mut(who) else { return Ok(None) };
         task.endpoints.admits(1, limit, "endpoints of a task")?;
         task.endpoints.add(1);
-        self.endpoints.insert(
-            id,
-            Endpoint {
-                maker: who,
-                capabilities: Count::default(),
-                receivers: Count::default(),
-                senders: Count::default(),
-                receiver: None,
-                generation: 0,
-                parked: BTreeMap::new(),
-                watchers: BTreeSet::new(),
-            },
-        );
+        self.endpoints.insert(id, Endpoint::new(ObjectKind::Endpoint, who));
         let object = Object::Endpoint(id);
         Ok(Some(Answer::Slot(self.place(who, None, object, Powers::first(ENDPOINT_RIGHTS))?)))
     }
 
-    /// Makes a task an endpoint's receiver. Needs RECEIVE.
+    /// Makes a task the receiver of an endpoint or a notification. Needs RECEIVE.
     pub(super) fn serve(
         &mut self,
         who: TaskId,
@@ -109,8 +127,8 @@ impl Machine {
         slot: Slot,
         interface: Option<Interface>,
     ) -> Reply {
-        let (node, capability) =
-            self.capability_to(who, slot, ObjectKind::Endpoint, Rights::RECEIVE)?;
+        let wanted = self.receivable(who, slot)?;
+        let (node, capability) = self.capability_to(who, slot, wanted, Rights::RECEIVE)?;
         if let Some(interface) = &interface {
             label("the name of an interface", &interface.name)?;
         }
@@ -131,6 +149,7 @@ impl Machine {
         if before.is_none() {
             self.tell_endpoint(id, Fate::Restarted { generation });
             self.resume(id);
+            self.meet_all(id);
         }
         Ok(None)
     }
@@ -231,7 +250,7 @@ impl Machine {
         if rights.contains(Rights::RECEIVE) {
             endpoint.receivers.add(1);
         }
-        if rights.contains(Rights::SEND) {
+        if rights.contains(endpoint.sends()) {
             endpoint.senders.add(1);
         }
     }
@@ -240,7 +259,7 @@ impl Machine {
     pub(super) fn count_out(&mut self, id: ObjectId, rights: Rights) {
         let Some(endpoint) = self.endpoints.get_mut(&id) else { return };
         endpoint.capabilities.sub(1);
-        if rights.contains(Rights::SEND) {
+        if rights.contains(endpoint.sends()) {
             endpoint.senders.sub(1);
             if endpoint.senders.is_zero()
                 && let Some(receiver) = endpoint.receiver.as_ref().map(|receiver| receiver.task)
@@ -258,7 +277,10 @@ impl Machine {
         let Some(endpoint) = self.endpoints.get(&id) else { return };
         if endpoint.capabilities.is_zero() {
             if let Some(maker) = self.tasks.get_mut(endpoint.maker) {
-                maker.endpoints.sub(1);
+                match endpoint.kind {
+                    ObjectKind::Notification => maker.notifications.sub(1),
+                    _ => maker.endpoints.sub(1),
+                }
             }
             self.endpoints.remove(&id);
         }
@@ -270,6 +292,7 @@ impl Machine {
             self.tree.remove(parked.node);
             self.end_wait(parked.client, parked.transaction, Err(KernelError::Dead));
         }
+        self.nobody_to_meet(id);
         self.tell_endpoint(id, Fate::Gone);
     }
 

@@ -62,6 +62,8 @@ impl Machine {
             (Phase::ServerSeals { client, server }, Side::Server) => match result {
                 Ok(()) => {
                     connection.phase = Phase::Open;
+                    self.met(id);
+                    let Some(connection) = self.connections.get(id) else { return };
                     let server_task = connection.server.task;
                     self.answer(server_task, server, Ok(Answer::Done));
                     self.complete(id, client);
@@ -81,6 +83,9 @@ impl Machine {
     /// connection is complete as soon as the server is told.
     pub(super) fn client_ready(&mut self, id: ConnectionId, client: u64) {
         let Some(connection) = self.connections.get(id) else { return };
+        if connection.sides().len() == 1 {
+            return self.meet(id, client);
+        }
         let (server, shape) = (connection.server.task, connection.wanted.replies);
         let spare = self.take_spare(server, shape, id.into(), Side::Server);
         let Some(connection) = self.connections.get_mut(id) else { return };
@@ -108,7 +113,7 @@ impl Machine {
     }
 
     /// Tells the server that somebody wants to connect; or has, if its segment was a spare.
-    fn tell_server(&mut self, id: ConnectionId, spare: Option<SpareId>) {
+    pub(super) fn tell_server(&mut self, id: ConnectionId, spare: Option<SpareId>) {
         let Some(connection) = self.connections.get(id) else { return };
         let (client, server) = (connection.client, connection.server);
         let credentials = self.tasks.get(client.task).and_then(|task| task.credentials);
@@ -118,6 +123,7 @@ impl Machine {
         let event = Event::Incoming {
             connection: id,
             endpoint: connection.endpoint,
+            kind: node.object.kind(),
             status_index: server.index,
             badge: node.powers.badge,
             rights: node.powers.rights,
@@ -203,8 +209,10 @@ impl Machine {
     /// Ends a connection, at whatever phase. `asker`, the end that wanted it, is not told again.
     pub(super) fn end(&mut self, id: ConnectionId, why: Why, asker: Option<Side>) {
         let Some(connection) = self.connections.remove(id) else { return };
-        self.tree.remove(connection.client.node);
-        self.tree.remove(connection.server.node);
+        for side in connection.sides() {
+            self.tree.remove(connection.end(*side).node);
+        }
+        self.leave_standing(id, &connection);
         for ticket in &connection.tickets {
             self.void(*ticket);
         }
@@ -217,11 +225,13 @@ impl Machine {
             task.segment_bytes.sub(bytes);
             task.disconnected(connection.server.task, connection.wanted.reply_bytes());
         }
-        if let Some(task) = self.tasks.get_mut(connection.server.task) {
+        let sides = connection.sides();
+        if sides.contains(&Side::Server)
+            && let Some(task) = self.tasks.get_mut(connection.server.task)
+        {
             task.server_connections.sub(1);
         }
-        let sides = [Side::Client, Side::Server];
-        for side in sides {
+        for &side in sides {
             let end = connection.end(side);
             if let Some(task) = self.tasks.get_mut(end.task) {
                 task.connections.remove(&end.index);
@@ -237,14 +247,14 @@ impl Machine {
             }
         }
         for (arena, ended) in &connection.arenas {
-            for side in sides {
+            for &side in sides {
                 self.arena_refused(connection.end(side).task, side, *arena, ended, why);
             }
             if ended.phase != ArenaPhase::Attached {
                 self.effects.push(Effect::ForgetSegments(Pair::Arena(id, *arena)));
             }
         }
-        for side in sides.into_iter().filter(|side| connection.knows(*side)) {
+        for &side in sides.iter().filter(|side| connection.knows(**side)) {
             let task = connection.end(side).task;
             let error = Err(KernelError::NotCompleted(why));
             let answered = match (side, connection.waiting(side)) {

@@ -14,6 +14,7 @@
 //! | `tree` | the derivation tree, in which all capabilities hang |
 //! | `endpoint` | endpoints: their one receiver, and the connects that wait for it |
 //! | `connection`, `handshake` | connections: made in steps, ended in one |
+//! | `notification` | notifications: connections that carry bits, and wait for a receiver |
 //! | `arena` | memory for leases: attached in steps, detached in one |
 //! | `region` | memory as a capability |
 //! | `spare` | segments that are ready before anybody connects |
@@ -74,6 +75,7 @@ mod death;
 mod endpoint;
 mod front_door;
 mod handshake;
+mod notification;
 mod region;
 mod space;
 mod spare;
@@ -378,6 +380,7 @@ impl Machine {
         match request {
             Request::PageMapped => self.page_mapped(who, transaction),
             Request::CreateEndpoint => self.create_endpoint(who),
+            Request::CreateNotification => self.create_notification(who),
             Request::CreateTask { name, give } => self.create_task(who, transaction, &name, &give),
             Request::Mint { slot, rights, badge, limits } => {
                 self.mint(who, slot, Wish { rights, badge, limits })

@@ -173,7 +173,7 @@ impl Machine {
         holder: Holder,
     ) -> NodeId {
         match object {
-            Object::Endpoint(endpoint) => self.count_in(endpoint, powers.rights),
+            Object::Endpoint(id) | Object::Notification(id) => self.count_in(id, powers.rights),
             Object::Region(region) => self.region_in(region),
             Object::Task { .. } => {}
         }
@@ -210,7 +210,9 @@ impl Machine {
         if node.holder.is_capability() {
             self.unbind(id, &node);
             match node.object {
-                Object::Endpoint(endpoint) => self.count_out(endpoint, node.powers.rights),
+                Object::Endpoint(id) | Object::Notification(id) => {
+                    self.count_out(id, node.powers.rights);
+                }
                 Object::Region(region) => self.region_out(region),
                 Object::Task { .. } => {}
             }
@@ -220,8 +222,8 @@ impl Machine {
     /// Ends what a task does by having a capability in its space: watching, and receiving.
     pub(super) fn unbind(&mut self, id: NodeId, node: &Node) {
         self.forget_watch(id, node);
-        if let Object::Endpoint(endpoint) = node.object {
-            self.stop_serving_with(endpoint, id);
+        if let Object::Endpoint(object) | Object::Notification(object) = node.object {
+            self.stop_serving_with(object, id);
         }
     }
 

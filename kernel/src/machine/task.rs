@@ -77,6 +77,7 @@ pub(super) struct Task {
     /// Capabilities in its space and minted ones that it has in escrow.
     pub(super) capabilities: Count,
     pub(super) endpoints: Count,
+    pub(super) notifications: Count,
     pub(super) tickets: Count,
     pub(super) watches: Count,
     pub(super) client_connections: Count,
@@ -151,6 +152,7 @@ impl Machine {
             space: Table::default(),
             capabilities: Count::default(),
             endpoints: Count::default(),
+            notifications: Count::default(),
             tickets: Count::default(),
             watches: Count::default(),
             client_connections: Count::default(),

@@ -35,6 +35,8 @@ pub(super) enum Object {
     Task { task: TaskId, id: ObjectId },
     /// An endpoint.
     Endpoint(ObjectId),
+    /// A notification.
+    Notification(ObjectId),
     /// A region.
     Region(ObjectId),
 }
@@ -43,7 +45,10 @@ impl Object {
     /// Its identity.
     pub(super) fn id(self) -> ObjectId {
         match self {
-            Self::Task { id, .. } | Self::Endpoint(id) | Self::Region(id) => id,
+            Self::Task { id, .. }
+            | Self::Endpoint(id)
+            | Self::Notification(id)
+            | Self::Region(id) => id,
         }
     }
 
@@ -52,6 +57,7 @@ impl Object {
         match self {
             Self::Task { .. } => ObjectKind::Task,
             Self::Endpoint(_) => ObjectKind::Endpoint,
+            Self::Notification(_) => ObjectKind::Notification,
             Self::Region(_) => ObjectKind::Region,
         }
     }

@@ -66,7 +66,7 @@ impl Machine {
         self.tell(who, Event::Watched { slot, object: node.object.id(), what }, Vec::new());
         let is_last = match node.object {
             Object::Task { .. } | Object::Region(_) => true,
-            Object::Endpoint(_) => what == Fate::Gone,
+            Object::Endpoint(_) | Object::Notification(_) => what == Fate::Gone,
         };
         if is_last {
             self.forget_watch(id, &node);
@@ -81,7 +81,7 @@ impl Machine {
             }
             // It lives as long as a capability to it: who watches it has one.
             Object::Region(_) => None,
-            Object::Endpoint(id) => match self.endpoints.get(&id) {
+            Object::Endpoint(id) | Object::Notification(id) => match self.endpoints.get(&id) {
                 Some(endpoint) if endpoint.receiver.is_some() => None,
                 Some(endpoint) if !endpoint.receivers.is_zero() => {
                     Some(Fate::Died { generation: endpoint.generation })
@@ -94,7 +94,9 @@ impl Machine {
     fn watchers(&mut self, object: Object) -> Option<&mut BTreeSet<NodeId>> {
         match object {
             Object::Task { task, .. } => Some(&mut self.tasks.get_mut(task)?.watchers),
-            Object::Endpoint(id) => Some(&mut self.endpoints.get_mut(&id)?.watchers),
+            Object::Endpoint(id) | Object::Notification(id) => {
+                Some(&mut self.endpoints.get_mut(&id)?.watchers)
+            }
             Object::Region(_) => None,
         }
     }

@@ -373,10 +373,17 @@ fn accept(
         .map_err(|error| refused_by_kernel("accepting the capability to register", &error))?;
     let needed = Rights::MINT | Rights::GRANT;
     let why = match received.as_slice() {
-        [one] if !matches!(one.kind, ObjectKind::Endpoint | ObjectKind::Region) => format!(
-            "a capability to a {:?} came; an Endpoint or a Region is what can be registered",
-            one.kind
-        ),
+        [one]
+            if !matches!(
+                one.kind,
+                ObjectKind::Endpoint | ObjectKind::Notification | ObjectKind::Region
+            ) =>
+        {
+            format!(
+                "a capability to a {:?} came; an Endpoint, a Notification or a Region is what can be registered",
+                one.kind
+            )
+        }
         [one] if !one.rights.contains(needed) => format!(
             "refused: the capability to register lacks the right {}; it holds {}",
             (needed - one.rights).names(),

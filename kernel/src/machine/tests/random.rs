@@ -9,8 +9,10 @@ use crate::machine::Machine;
 use crate::machine::spare::Phase;
 use crate::quota::Quotas;
 use rendez_protocol::kernel::{
-    Answer, Doorbell, Event, Give, KernelError, Limits, Offer, RegionKind, Request, Shape, Travel,
+    Answer, Doorbell, Event, Give, KernelError, Limits, ObjectKind, Offer, RegionKind, Request,
+    Shape, Travel,
 };
+use rendez_protocol::status::ConnectionState;
 use rendez_protocol::{
     ArenaId, ConnectionId, Interface, ObjectId, Rights, Slot, SpareId, TaskId, Ticket, Version, Why,
 };
@@ -85,6 +87,7 @@ impl Run {
             children: 6,
             capabilities: 60,
             endpoints: 6,
+            notifications: 3,
             client_connections: 8,
             server_connections: 12,
             connections_to_one_server: 5,
@@ -282,6 +285,12 @@ impl Run {
         if bad { Shape { lines: 3, area_bytes: 4096 } } else { Shape::default() }
     }
 
+    /// Whether a connect with what is in a slot is to be one to a notification.
+    fn posts(&mut self, who: TaskId, slot: Slot) -> bool {
+        let found = self.machine.receivable(who, slot);
+        found == Ok(ObjectKind::Notification) && !self.dice.one_in(10)
+    }
+
     fn doorbell(&mut self) -> Doorbell {
         if self.dice.one_in(2) { Doorbell::Futex } else { Doorbell::Event }
     }
@@ -295,7 +304,7 @@ impl Run {
                 8..14 => Rights::MINT,
                 47..51 => Rights::WATCH,
                 51..58 => Rights::RECEIVE,
-                58..72 => Rights::SEND,
+                58..72 => Rights::SEND | Rights::POST,
                 94..96 => Rights::KILL,
                 96..100 => Rights::INSPECT,
                 133..142 => Rights::MAP_READ,
@@ -304,7 +313,8 @@ impl Run {
         );
         match what {
             0 => Request::PageMapped,
-            1..5 => Request::CreateEndpoint,
+            1..4 => Request::CreateEndpoint,
+            4 => Request::CreateNotification,
             5..8 => Request::CreateTask { name: "child".into(), give: self.gifts(who) },
             8..14 => {
                 let (rights, badge) = (self.rights(who, slot), self.badge());
@@ -335,6 +345,13 @@ impl Run {
             }
             47..51 => Request::Watch { slot },
             51..58 => Request::Serve { slot, interface: self.interface() },
+            58..72 if self.posts(who, slot) => Request::Connect {
+                slot,
+                interface: None,
+                requests: Shape::SMALLEST,
+                replies: Shape::SMALLEST,
+                doorbell: self.doorbell(),
+            },
             58..72 => Request::Connect {
                 slot,
                 interface: self.interface(),
@@ -579,16 +596,23 @@ impl Run {
 
     fn told(&mut self, who: TaskId, connection: ConnectionId, index: u32) {
         let word = self.words.get(&(who, index)).copied().unwrap_or(0);
-        assert_eq!(word, 0, "word {index} of {who} was told before it was set");
+        let waits =
+            self.machine.connections.get(connection).is_some_and(|it| it.sides().len() == 1);
+        let wanted = if waits { ConnectionState::Waiting as u32 } else { 0 };
+        assert_eq!(word, wanted, "word {index} of {who} was told before it was set");
         self.indices.entry((who, connection)).or_default().push(index);
     }
 
     fn hear(&mut self, who: TaskId, event: Event) {
         let name = match event {
-            Event::Incoming { connection, status_index, spare, .. } => {
+            Event::Incoming { connection, status_index, spare, kind, .. } => {
                 self.known.entry(who).or_default().connections.push(connection);
                 self.told(who, connection, status_index);
-                if spare.is_some() { "incoming with a spare" } else { "incoming" }
+                match (kind, spare) {
+                    (ObjectKind::Notification, None) => "a poster",
+                    (_, Some(_)) => "incoming with a spare",
+                    (_, None) => "incoming",
+                }
             }
             Event::Closed { connection, .. } => {
                 let indices = &self.indices[&(who, connection)];
@@ -614,7 +638,7 @@ impl Run {
 #[test]
 fn anything_in_any_order() {
     let mut seen: BTreeMap<&str, u32> = BTreeMap::new();
-    for seed in 0..12 {
+    for seed in 0..16 {
         let mut run = Run::new(seed);
         for step in 0..4_000 {
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run.step()));
@@ -669,6 +693,7 @@ fn anything_in_any_order() {
         "done",
         "tasks",
         "incoming",
+        "a poster",
         "closed",
         "watched",
         "no senders",
