@@ -120,6 +120,8 @@ pub enum Command {
     },
     /// Named signals: raise, wait, list
     Signal(Signal),
+    /// Run a recording of a kernel again, and compare
+    Replay(Replay),
     /// Start a program as a task with just the capabilities that are given
     Run(Run),
     /// The main job, on real input, with everything that can go wrong going wrong
@@ -135,7 +137,11 @@ pub enum Command {
     },
     /// This executable as the kernel (started by `up`)
     #[command(hide = true, name = "part-kernel")]
-    PartKernel,
+    PartKernel {
+        /// It is given a file to record to, which may become so long, in bytes
+        #[arg(long)]
+        record_bytes: Option<u64>,
+    },
     /// This executable as the supervisor (started by `up`)
     #[command(hide = true, name = "part-supervisor")]
     PartSupervisor(Served),
@@ -179,7 +185,40 @@ pub struct Up {
     /// What the file server serves
     #[command(flatten)]
     pub served: Served,
+    /// Where the kernel's requests are recorded
+    #[command(flatten)]
+    pub recording: Recording,
 }
+
+/// Where the kernel records what it is asked.
+#[derive(Args, Clone, Debug)]
+pub struct Recording {
+    /// Record all that the kernel is told to a new FILE, for `rendez replay`
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// How long the recording may become, in MiB; the system goes on without it
+    #[arg(long, value_name = "MIB", default_value_t = 1024, requires = "record")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub record_limit: u32,
+}
+
+/// `rendez replay`.
+#[derive(Args, Debug)]
+#[command(after_help = REPLAY_HELP)]
+pub struct Replay {
+    /// The recording
+    pub file: PathBuf,
+    /// Check what must always hold after every Nth step; 0 for never
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub check_every: u64,
+    /// Say each step, and what came of it, from this one on
+    #[arg(long, value_name = "STEP", num_args = 0..=1, default_missing_value = "1")]
+    pub show: Option<u64>,
+}
+
+const REPLAY_HELP: &str = "\
+The kernel's logic is run again on what was recorded, without any process, and must come to the same
+effects, bit for bit. docs/guide/recording.md says what a recording holds, and what it does not.";
 
 /// `rendez top`.
 #[derive(Args, Debug)]

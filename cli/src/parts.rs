@@ -20,7 +20,8 @@ use std::process::Command;
 use std::rc::Rc;
 
 /// The descriptors that `up` gives the kernel, from [`FIRST_INHERITED`] on: the listening socket of
-/// the front door, the kernel's end of the supervisor's socket, the lifeline, the lock.
+/// the front door, the kernel's end of the supervisor's socket, the lifeline, the lock; and then, if
+/// there is to be a recording, its file.
 const KERNEL_DESCRIPTORS: i32 = 4;
 
 /// What a file system in memory may hold.
@@ -28,13 +29,19 @@ const MEMORY_BYTES: u64 = 256 << 20;
 /// How many files and directories it may have.
 const MEMORY_NODES: usize = 100_000;
 
-/// Runs the kernel, with the descriptors that `up` gave it.
+/// Runs the kernel, with the descriptors that `up` gave it; with one more if it is to record, so
+/// many bytes at most.
 ///
 /// # Errors
 /// If they are not there, or what Linux says.
-pub fn kernel() -> Result<(), Failure> {
-    let numbers = FIRST_INHERITED..FIRST_INHERITED + KERNEL_DESCRIPTORS;
-    let given = adopt_started(numbers).map_err(|_| not_by_hand("the kernel"))?;
+pub fn kernel(record_bytes: Option<u64>) -> Result<(), Failure> {
+    let count = KERNEL_DESCRIPTORS + i32::from(record_bytes.is_some());
+    let numbers = FIRST_INHERITED..FIRST_INHERITED + count;
+    let mut given = adopt_started(numbers).map_err(|_| not_by_hand("the kernel"))?;
+    let record = record_bytes.and_then(|bytes_max| {
+        let file = given.pop()?;
+        Some(shell::Record { file, bytes_max })
+    });
     let [listener, first, lifeline, lock] =
         <[OwnedFd; 4]>::try_from(given).map_err(|_| not_by_hand("the kernel"))?;
     let mut config = shell::Config::new(listener);
@@ -42,6 +49,7 @@ pub fn kernel() -> Result<(), Failure> {
     config.first_name = "supervisor".into();
     config.lifeline = Some(lifeline);
     config.keep = vec![lock];
+    config.record = record;
     config.quotas = Quotas::default();
     shell::run(config).map_err(|error| Failure::new(FAILED, format!("kernel: {error}")))
 }

@@ -9,11 +9,12 @@
 //! is that file, unlocked, and the front door's socket, with nobody behind it: the next `up` takes
 //! both over.
 
-use crate::arguments::Served;
+use crate::arguments::{Recording, Served};
 use crate::failure::{FAILED, Failure, INTERRUPTED, RUNNING};
 use crate::parts::READY;
 use nix::fcntl::{Flock, FlockArg};
 use rendez::runtime::Place;
+use rendez_kernel::shell::Record;
 use rendez_protocol::kernel::SOCKET_VARIABLE;
 use rendez_supervisor::launch::{spawn, spawn_task};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -80,6 +81,19 @@ impl System {
     /// # Errors
     /// If one is running there already, or what Linux says.
     pub fn start(place: &Place, executable: &Path, served: &Served) -> Result<Self, Failure> {
+        Self::start_recorded(place, executable, served, None)
+    }
+
+    /// As [`System::start`], with a recording of what the kernel is told.
+    ///
+    /// # Errors
+    /// As [`System::start`].
+    pub fn start_recorded(
+        place: &Place,
+        executable: &Path,
+        served: &Served,
+        record: Option<Record>,
+    ) -> Result<Self, Failure> {
         if let Some(directory) = &served.dir {
             let found = std::fs::metadata(directory).map_err(|error| {
                 Failure::system(
@@ -107,7 +121,11 @@ impl System {
         let mut command = Command::new(executable);
         command.arg("part-kernel").stdin(Stdio::null()).current_dir("/");
         command.env_remove(SOCKET_VARIABLE);
-        let inherited = vec![listener, kernel_end, kernel_lifeline, kept.into()];
+        let mut inherited = vec![listener, kernel_end, kernel_lifeline, kept.into()];
+        if let Some(record) = record {
+            command.arg("--record-bytes").arg(record.bytes_max.to_string());
+            inherited.push(record.file);
+        }
         let mut kernel = spawn(command, inherited, true)
             .map_err(|error| Failure::system("starting the kernel", error))?;
 
@@ -283,6 +301,24 @@ fn ends(child: &mut Child, patience: Duration) -> bool {
 fn pair() -> Result<(OwnedFd, OwnedFd), Failure> {
     socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .map_err(|error| Failure::system("making a socket pair", error))
+}
+
+/// Makes the file of a recording, for its owner alone, and never over another.
+///
+/// # Errors
+/// If it is there already, or what Linux says.
+pub fn make_recording(recording: &Recording) -> Result<Option<Record>, Failure> {
+    let Some(path) = &recording.record else { return Ok(None) };
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(
+        |error| {
+            let hint = match error.kind() {
+                std::io::ErrorKind::AlreadyExists => "; name another, no recording is overwritten",
+                _ => "",
+            };
+            Failure::new(FAILED, format!("recording to {}: {error}{hint}", path.display()))
+        },
+    )?;
+    Ok(Some(Record { file: file.into(), bytes_max: u64::from(recording.record_limit) << 20 }))
 }
 
 /// Makes the runtime directory, for its owner alone; refuses one that belongs to somebody else, or

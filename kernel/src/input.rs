@@ -10,6 +10,7 @@ use crate::machine::Machine;
 use rendez_protocol::kernel::{Credentials, Hello, KernelError, Request};
 use rendez_protocol::{ConnectionId, ObjectId, Slot, SpareId, TaskId, Version, Why};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// One thing that the machine is told. The methods of [`Machine`] say what each comes to.
 ///
@@ -152,6 +153,55 @@ impl Outcome {
             Self::Task(task) => Ok(task),
             Self::Refused(error) => Err(error),
             Self::Done => Err(KernelError::Order("nobody was to be let in".into())),
+        }
+    }
+}
+
+/// Who does what, in one line.
+impl fmt::Display for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seen = |result: &Result<(), KernelError>| match result {
+            Ok(()) => "sealed and whole".into(),
+            Err(error) => format!("{error}"),
+        };
+        match self {
+            Self::First { name } => write!(f, "the first task is made: {name:?}"),
+            Self::Admit { name, credentials: Credentials { pid, uid, gid }, own_uid } => {
+                let own = if *own_uid { ", the system's own uid" } else { "" };
+                write!(f, "pid {pid} (uid {uid}{own}, gid {gid}) comes in: {name:?}")
+            }
+            Self::Hello { who, transaction, version, credentials } => {
+                write!(f, "{who} greets ({transaction}): pid {}, {version}", credentials.pid)
+            }
+            Self::Request { who, transaction, request } => {
+                write!(f, "{who} asks ({transaction}): {request:?}")
+            }
+            Self::Sealed { pair, side, result } => {
+                write!(f, "the shell has looked at {pair:?}, {side:?}: {}", seen(result))
+            }
+            Self::GiveUp { pair, side, why } => {
+                write!(f, "the shell gives {pair:?} up for {side:?}: {why}")
+            }
+            Self::SpareLookedAt { task, spare, result } => {
+                write!(f, "the shell has looked at {spare} of {task}: {}", seen(result))
+            }
+            Self::SpareFailed { task, spare } => {
+                write!(f, "the shell cannot make {spare} of {task}")
+            }
+            Self::Told { connection } => {
+                write!(f, "the shell has told the server of {connection}")
+            }
+            Self::RegionLookedAt { who, transaction, region, result } => {
+                let seen = seen(result);
+                write!(f, "the shell has looked at {region:?} for {who} ({transaction}): {seen}")
+            }
+            Self::TakeBack { creator, capability } => {
+                write!(f, "the shell cannot make what {capability} of {creator} names")
+            }
+            Self::NeverMade { creator, capability, child } => {
+                write!(f, "the shell cannot make {child}, {capability} of {creator}")
+            }
+            Self::Died { who } => write!(f, "{who} dies"),
         }
     }
 }

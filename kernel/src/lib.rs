@@ -4,5 +4,6 @@ pub mod effect;
 pub mod input;
 pub mod machine;
 pub mod quota;
+pub mod recording;
 pub mod shell;
 mod system;

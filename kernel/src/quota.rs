@@ -5,9 +5,10 @@
 //! the one who asked, never a disconnection of somebody else.
 
 use rendez_protocol::kernel::KernelError;
+use serde::{Deserialize, Serialize};
 
 /// The limits of the kernel's tables. All are counts, but for those that say bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quotas {
     /// Tasks in the system, the kernel's own not counted.
     pub tasks: u32,

@@ -13,6 +13,7 @@ mod mkdir;
 mod name_space;
 mod ps;
 mod put;
+mod replay;
 mod restart;
 mod rm;
 mod run;
@@ -54,6 +55,7 @@ pub fn run(arguments: Arguments, output: &Output) -> Result<u8, Failure> {
         Command::Mkdir { paths, parents } => mkdir::run(&task()?, &paths, parents, output)?,
         Command::Stat { path } => stat::run(&task()?, &path, output)?,
         Command::Signal(signal) => signal::run(&task()?, &signal.action, output)?,
+        Command::Replay(replay) => replay::run(&replay, output)?,
         Command::Run(run) => return run::run(&task()?, &run),
         Command::Doctor => return Ok(doctor::run(&place()?, output)),
         Command::Completions { shell } => completions::run(shell)?,
@@ -61,7 +63,7 @@ pub fn run(arguments: Arguments, output: &Output) -> Result<u8, Failure> {
         Command::BenchPartner { arguments } => bench::partner(&arguments)?,
         Command::Demo(demo) => return demo::run(&demo, output),
         Command::DemoPart { part, arguments } => return demo::part(&part, &arguments),
-        Command::PartKernel => parts::kernel()?,
+        Command::PartKernel { record_bytes } => parts::kernel(record_bytes)?,
         Command::PartSupervisor(served) => return parts::supervisor(served),
         Command::PartServer { server, served } => parts::server(&server, &served)?,
     }

@@ -3,7 +3,7 @@
 use crate::arguments::Up;
 use crate::failure::{FAILED, Failure};
 use crate::output::{DIM, GOOD, Output};
-use crate::system::{End, System};
+use crate::system::{End, System, make_recording};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rendez::runtime::Place;
@@ -32,9 +32,10 @@ pub(super) fn run(place: &Place, up: &Up, output: &Output) -> Result<(), Failure
     }
     let executable = std::env::current_exe()
         .map_err(|error| Failure::system("finding this executable", error))?;
+    let record = make_recording(&up.recording)?;
     // Blocked before anything is there that would be left behind; started processes unblock them.
     signals.thread_block().map_err(|error| Failure::system("blocking signals", error))?;
-    let mut system = System::start(place, &executable, &up.served)?;
+    let mut system = System::start_recorded(place, &executable, &up.served, record)?;
     let arrived = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(|error| Failure::system("making a signalfd", error))?;
     while !system.wait_ready_or(arrived.as_fd())? {

@@ -28,6 +28,7 @@
 //! | `segments`, `regions` | the descriptors of connections and arenas; of regions |
 //! | `timers` | alarms that the machine has asked for |
 //! | `closer` | threads that close what may block |
+//! | `recorder` | what the machine is told, to a file, by a thread of its own |
 //! | `sandbox` | what the threads may still ask of Linux |
 
 #![warn(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
@@ -41,6 +42,7 @@ mod closer;
 mod listing;
 mod peer;
 mod perform;
+mod recorder;
 mod regions;
 mod sandbox;
 mod segments;
@@ -53,6 +55,8 @@ use crate::quota::Quotas;
 use crate::system::{self, Packet};
 use closer::Closers;
 use peer::{Origin, Peer};
+pub use recorder::Record;
+use recorder::Recorder;
 use regions::Regions;
 use rendez_ipc_core::control::{self, FrameError};
 use rendez_protocol::kernel::{Answer, KernelError, Request, frame};
@@ -110,6 +114,8 @@ pub struct Config {
     pub quotas: Quotas,
     /// Held open until the kernel stops: the lock on the runtime directory, say.
     pub keep: Vec<OwnedFd>,
+    /// Where to record what the machine is told; nowhere without it.
+    pub record: Option<Record>,
     /// Whether the kernel's threads give up all system calls that they do not need.
     pub sandbox: bool,
     /// Whether to look for descriptors before each receive even where Linux refuses them at the
@@ -128,6 +134,7 @@ impl Config {
             lifeline: None,
             quotas: Quotas::default(),
             keep: Vec::new(),
+            record: None,
             sandbox: true,
             look_always: false,
         }
@@ -196,6 +203,11 @@ pub fn run(config: Config) -> Result<(), Error> {
         config.sandbox,
         config.look_always,
     )?;
+    if let Some(record) = config.record {
+        let recorder = Recorder::start(record, &config.quotas, config.sandbox)
+            .map_err(doing("starting the recorder"))?;
+        shell.recorder = Some(recorder);
+    }
     if shell.first.is_some() {
         shell.apply(Input::First { name: config.first_name });
         shell.settle();
@@ -248,6 +260,7 @@ fn raise_descriptor_limit() -> u64 {
 
 struct Shell {
     machine: Machine,
+    recorder: Option<Recorder>,
     epoll: OwnedFd,
     listener: OwnedFd,
     lifeline: Option<OwnedFd>,
@@ -308,6 +321,7 @@ impl Shell {
         let closing = closers.closing();
         Ok(Self {
             machine,
+            recorder: None,
             epoll,
             listener,
             lifeline,
@@ -343,7 +357,13 @@ impl Shell {
     /// queued.
     fn tell_machine(&mut self, input: Input) -> Outcome {
         let mut effects = Vec::new();
+        if let Some(recorder) = &mut self.recorder {
+            recorder.telling(&input);
+        }
         let outcome = self.machine.apply(input, &mut effects);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.came_to(&outcome, &effects);
+        }
         self.effects.extend(effects);
         outcome
     }

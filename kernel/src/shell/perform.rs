@@ -266,6 +266,9 @@ impl Shell {
             self.send_due();
             self.settle();
         }
+        if let Some(recorder) = &mut self.recorder {
+            recorder.finish_turn();
+        }
     }
 
     pub(super) fn flush(&mut self, id: u64) {

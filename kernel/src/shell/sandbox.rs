@@ -105,6 +105,14 @@ pub(super) fn confine_closer() -> io::Result<()> {
     confine(&[COMMON])
 }
 
+/// What the recorder's writer needs on top of the common ones.
+const RECORDER: &[i64] = &[libc::SYS_ftruncate];
+
+/// Confines the calling thread to what the recorder's writer needs.
+pub(super) fn confine_recorder() -> io::Result<()> {
+    confine(&[COMMON, RECORDER])
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::ErrorKind;

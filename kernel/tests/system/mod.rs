@@ -7,7 +7,7 @@
 
 use rendez_ipc_core::control::{Frame, Mode, receive_frame, send_frame};
 use rendez_ipc_core::status::{PageWriter, StatusReader};
-use rendez_kernel::shell::{Config, run, socket_pair};
+use rendez_kernel::shell::{Config, Record, run, socket_pair};
 use rendez_protocol::kernel::{
     Answer, Doorbell, Event, Give, Given, Hello, KernelError, Limits, Received, Request, Shape,
     frame,
@@ -41,8 +41,21 @@ impl System {
         Self::start_with(false, |_, _| ())
     }
 
+    /// Starts a kernel that records.
+    pub fn recording(record: Record) -> Self {
+        Self::configured(false, |_, _| (), |config| config.record = Some(record))
+    }
+
     /// Starts a kernel after `before` was done, with the front door and the first task's socket.
     pub fn start_with(look_always: bool, before: impl FnOnce(&Path, &OwnedFd)) -> Self {
+        Self::configured(look_always, before, |_| ())
+    }
+
+    fn configured(
+        look_always: bool,
+        before: impl FnOnce(&Path, &OwnedFd),
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let listener = socket();
         let path = directory.path().join("kernel");
@@ -65,12 +78,13 @@ impl System {
         let (watched, lifeline) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let (done, stopped) = channel();
-        let config = Config {
+        let mut config = Config {
             first: Some(ours),
             lifeline: Some(watched),
             look_always,
             ..Config::new(listener)
         };
+        change(&mut config);
         std::thread::spawn(move || done.send(run(config)));
         Self { directory, first: Some(theirs), lifeline: Some(lifeline), stopped }
     }
