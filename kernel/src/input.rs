@@ -202,6 +202,8 @@ impl fmt::Display for Input {
                 write!(f, "the shell cannot make {child}, {capability} of {creator}")
             }
             Self::Died { who } => write!(f, "{who} dies"),
+            Self::Expired { alarm } => write!(f, "it is time for {alarm:?}"),
+            Self::Step => write!(f, "a portion of what was put off is done"),
         }
     }
 }
