@@ -5,6 +5,7 @@
 //! - [`ring`]: one writer, one reader, one line a message.
 //! - [`doorbell`]: how a reader sleeps and a writer wakes it.
 //! - [`notification`]: bits that are posted.
+//! - [`bits`]: the two ends of a connection that carries bits only.
 //! - [`client`], [`server`]: the two ends of a connection: transactions.
 //! - [`arena`], [`arena_memory`], [`lease`], [`lease_client`], [`lease_server`]: memory that is lent
 //!   for a transaction.
@@ -21,6 +22,7 @@
 pub mod arena;
 #[allow(unsafe_code)]
 pub mod arena_memory;
+pub mod bits;
 pub mod client;
 pub mod control;
 pub mod counters;

@@ -53,6 +53,26 @@ impl Poster {
         ours.set_posted(self.posted);
         true
     }
+
+    /// (W3 of [`bits`](crate::bits)) Sets `bits`, while nobody can have acknowledged any: answers those
+    /// that were set before.
+    pub fn add<P: Platform>(&mut self, ours: &Ours<P>, bits: u64) -> u64 {
+        let before = self.posted & bits;
+        self.posted |= bits;
+        ours.set_posted(self.posted);
+        before
+    }
+
+    /// What is pending, as the reader has said so far.
+    pub fn pending<P: Platform>(&self, theirs: &Theirs<P>) -> u64 {
+        self.posted ^ theirs.acknowledged()
+    }
+
+    /// The word as it was stored last.
+    #[must_use]
+    pub const fn posted(&self) -> u64 {
+        self.posted
+    }
 }
 
 /// The reader's side.

@@ -44,6 +44,8 @@ pub enum Label {
     WithdrawFence,
     /// Fence of a poster, between its data and looking at what is acknowledged.
     PostFence,
+    /// Fence of a poster, between posting and looking whether there is a receiver yet.
+    StandFence,
     /// Fence of whoever acknowledges, between doing so and looking at the data.
     AcknowledgeFence,
     /// A release word, stored: the lease has been read before.
