@@ -1,6 +1,6 @@
 //! Bulk: memory lent for a transaction, in both directions, and messages longer than a ring.
 //!
-//! With a system running (`rendez up`): `cargo run --release --example bulk`. Then
+//! With a system running (`rendez up --policy operator`): `cargo run --release --example bulk`. Then
 //! `… --example bulk -- measure` for what it costs beside a short send and beside plain copies, as
 //! ratios of interleaved blocks.
 

@@ -1,6 +1,6 @@
 //! The smallest server: answers every message with its own payload.
 //!
-//! With a system running (`cargo run --release -- up`):
+//! With a system running (`cargo run --release -- up --policy operator`):
 //! `cargo run --example echo_server`, and in another terminal `cargo run --example echo_client`.
 
 use rendez::service::{Context, Message, Reply, Service};

@@ -19,7 +19,7 @@ pub enum Error {
     },
     /// Whoever waits at the front door, or whose directory it is in, is another user: no system of
     /// this one's.
-    #[error("{path} belongs to uid {uid}, and this process to uid {own}: only a system of one's own can be used", path = .path.display())]
+    #[error("{path} belongs to uid {uid}, and this process to uid {own}: whoever trusts that user says so with $RENDEZ_OWNER={uid}", path = .path.display())]
     Stranger {
         /// The front door, or the directory it is in.
         path: PathBuf,
@@ -80,8 +80,7 @@ pub enum Error {
 
 fn hint(given: &[String]) -> String {
     if given.is_empty() {
-        "; it was given none (the front door gives only to processes of the system's own user)"
-            .into()
+        "; it was given none".into()
     } else {
         format!("; it was given: {}", given.join(", "))
     }

@@ -4,10 +4,10 @@ use crate::client::Client;
 use crate::connection::{Connection, Options};
 use crate::error::Error;
 use crate::task::Task;
-use rendez_protocol::kernel::{Limits, Offer, Received, Travel};
+use rendez_protocol::kernel::{Given, Limits, Offer, Received, Travel};
 use rendez_protocol::limit::PATH_BYTES_MAX;
 use rendez_protocol::name::{self, Found, List, Listing, LookUp, Register, operation};
-use rendez_protocol::{Interface, Rights, Slot, decode, encode};
+use rendez_protocol::{Interface, Rights, Slot, Status, decode, encode};
 use std::time::Duration;
 
 /// The name under which a task is given the name server.
@@ -59,7 +59,16 @@ impl Task {
         slot: Slot,
         rights: Rights,
     ) -> Result<Registration, Error> {
-        self.register_at(self.name_server(REGISTER)?, path, slot, rights)
+        let may = |given: &Given| given.capability.rights.contains(Rights::REGISTER);
+        self.register_at(self.name_server(REGISTER)?, path, slot, rights).map_err(|error| match error {
+            Error::Refused { status: Status::DENIED, text } if !self.given().iter().any(may) => {
+                let why = "this task was given no capability to register with: whoever starts it gives \
+                           one (`rendez run --give register=/name:rn`), and for a program started in a \
+                           shell it is the front door's policy (`rendez up --policy operator`)";
+                Error::Refused { status: Status::DENIED, text: format!("{text}; {why}") }
+            }
+            other => other,
+        })
     }
 
     /// As [`Task::register_with`], through the name server whose endpoint the capability in

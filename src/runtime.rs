@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 
 /// Names the runtime directory.
 pub const DIRECTORY_VARIABLE: &str = "RENDEZ_RUNTIME_DIR";
+/// The uid of the user whose system is meant, if it is neither one's own nor root's. A front door
+/// that anybody else opened is not trusted.
+pub const OWNER_VARIABLE: &str = "RENDEZ_OWNER";
 /// Picks one of several systems.
 pub const INSTANCE_VARIABLE: &str = "RENDEZ_INSTANCE";
 
@@ -22,19 +25,27 @@ pub struct Place {
     pub directory: PathBuf,
     /// The system's name in it.
     pub instance: String,
+    /// The uid whose system it is, if it is somebody else's; `None` for one's own, or root's.
+    pub owner: Option<u32>,
 }
 
-/// An instance name that is not one.
+/// A variable of the environment that says nothing sensible.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("${INSTANCE_VARIABLE} is {0:?}; it must be 1 to 32 letters, digits, `-` or `_`")]
-pub struct BadInstance(pub String);
+pub enum BadPlace {
+    /// An instance name that is not one.
+    #[error("${INSTANCE_VARIABLE} is {0:?}; it must be 1 to 32 letters, digits, `-` or `_`")]
+    Instance(String),
+    /// An owner that is no uid.
+    #[error("${OWNER_VARIABLE} is {0:?}; it must be a uid, as a number")]
+    Owner(String),
+}
 
 impl Place {
     /// The place that `explicit` or the environment names.
     ///
     /// # Errors
-    /// [`BadInstance`] if the instance's name is not one.
-    pub fn find(explicit: Option<&Path>) -> Result<Self, BadInstance> {
+    /// [`BadPlace`] if the instance's name, or the owner, is none.
+    pub fn find(explicit: Option<&Path>) -> Result<Self, BadPlace> {
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         let directory = explicit
             .map(Path::to_path_buf)
@@ -46,9 +57,23 @@ impl Place {
         };
         let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if instance.is_empty() || instance.len() > 32 || !instance.chars().all(good) {
-            return Err(BadInstance(instance));
+            return Err(BadPlace::Instance(instance));
         }
-        Ok(Self { directory, instance })
+        let owner = match variable(OWNER_VARIABLE) {
+            None => None,
+            Some(text) => {
+                let text = text.to_string_lossy();
+                Some(text.parse().map_err(|_| BadPlace::Owner(text.into_owned()))?)
+            }
+        };
+        Ok(Self { directory, instance, owner })
+    }
+
+    /// Whether a system of `uid`'s is one that is meant: this process's own user's, root's, who can
+    /// do as it pleases anyhow, or [`Place::owner`]'s.
+    #[must_use]
+    pub fn trusts(&self, uid: u32) -> bool {
+        uid == nix::unistd::geteuid().as_raw() || uid == 0 || self.owner == Some(uid)
     }
 
     /// The user whose the directory is, if that is another one and the directory is the one in the
@@ -60,7 +85,7 @@ impl Place {
             return None;
         }
         let found = std::fs::symlink_metadata(&self.directory).ok()?;
-        (found.uid() != own).then_some(found.uid())
+        (!self.trusts(found.uid())).then_some(found.uid())
     }
 
     /// The front door's socket.

@@ -9,7 +9,8 @@ use rendez_ipc_core::counters::PageFile;
 use rendez_ipc_core::platform::{Host, Platform};
 use rendez_ipc_core::status::{PageWriter, StatusReader};
 use rendez_protocol::kernel::{
-    Answer, Capability, Give, Given, Hello, Limits, Offer, Received, Request, TaskInfo, frame,
+    Answer, Capability, DoorRule, Give, Given, Hello, Limits, Offer, Received, Request, TaskInfo,
+    frame,
 };
 use rendez_protocol::limit::{DEADLINE_DEFAULT_MS, LABEL_BYTES_MAX};
 use rendez_protocol::{ConnectionId, Rights, Slot, TaskId, Ticket, Version};
@@ -87,15 +88,21 @@ impl Task {
             let own = geteuid().as_raw();
             return Err(Error::Stranger { path: place.directory.clone(), uid, own });
         }
-        Self::front_door_at(&place.socket())
+        Self::knock(&place.socket(), |uid| place.trusts(uid))
     }
 
     /// A task through the front door that is the socket `path`. Whoever opened it must be the user
-    /// of this process, wherever it is: a kernel lets no other in either.
+    /// of this process, wherever it is; for another user's system, see
+    /// [`Place::owner`](crate::runtime::Place::owner).
     ///
     /// # Errors
     /// As [`Task::current`].
     pub fn front_door_at(path: &Path) -> Result<Self, Error> {
+        Self::knock(path, |uid| uid == geteuid().as_raw())
+    }
+
+    /// A task through a front door that was opened by somebody who is trusted.
+    fn knock(path: &Path, trusted: impl Fn(u32) -> bool) -> Result<Self, Error> {
         let no_system =
             |cause: rustix::io::Errno| Error::NoSystem { path: path.into(), cause: cause.into() };
         let socket =
@@ -108,8 +115,8 @@ impl Task {
             .map_err(|error| Error::system("asking who is behind the front door", error))?
             .uid
             .as_raw();
-        let own = geteuid().as_raw();
-        if uid != own {
+        if !trusted(uid) {
+            let own = geteuid().as_raw();
             return Err(Error::Stranger { path: path.into(), uid, own });
         }
         Self::over(socket)
@@ -395,12 +402,13 @@ impl Task {
         self.inner.page.set_counting(counting);
     }
 
-    /// Says what the front door gives, by a capability to the kernel's own task with GRANT.
+    /// Says whom the front door lets in and what they are given, by a capability to the kernel's own
+    /// task with GRANT.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn front_door_gives(&self, kernel: Slot, give: Vec<Give>) -> Result<(), Error> {
-        self.done(&Request::FrontDoor { slot: kernel, give })
+    pub fn set_front_door(&self, kernel: Slot, rules: Vec<DoorRule>) -> Result<(), Error> {
+        self.done(&Request::FrontDoor { slot: kernel, rules })
     }
 }
 

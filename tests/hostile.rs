@@ -6,7 +6,7 @@ mod common;
 use common::raw::{RawConnection, RawTask, at, knock, next, request};
 use common::{Random, System, for_ever, pid_of, servers};
 use rendez::protocol::kernel::{
-    Answer, Event, Give, Hello, KernelError, Limits, Offer, Request, Shape, Travel, frame,
+    Answer, DoorRule, Event, Give, Hello, KernelError, Limits, Offer, Request, Shape, Travel, frame,
 };
 use rendez::protocol::message::Header;
 use rendez::protocol::status::ConnectionState;
@@ -531,7 +531,7 @@ fn requests_about_what_is_not_ones_own_are_refused() {
             8 => Request::Disconnect { connection, why: Why::Revoked },
             9 => Request::Kill { slot, signal: 9 },
             10 => Request::List { slot },
-            11 => Request::FrontDoor { slot, give },
+            11 => Request::FrontDoor { slot, rules: vec![DoorRule { uid: None, give }] },
             12 => Request::CreateTask { name: "child".into(), give },
             _ => Request::Offer { connection, items: vec![] },
         };

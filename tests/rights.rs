@@ -171,7 +171,7 @@ fn the_kernel_holds_everybody_to_his_rights() {
     assert!(wrong(connect(&task, task.own().slot).map(drop)));
     // Front doors lead nobody to the kernel's own powers.
     let kernel = task.given_as("kernel").unwrap();
-    assert_eq!(missing(task.front_door_gives(kernel.slot, vec![])), Rights::GRANT);
+    assert_eq!(missing(task.set_front_door(kernel.slot, vec![])), Rights::GRANT);
     assert_eq!(missing(task.kill(kernel.slot, Signal::KILL.as_raw())), Rights::KILL);
 
     // What it may not pass on, it cannot give a child either.

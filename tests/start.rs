@@ -9,7 +9,7 @@ use common::{
 use rendez::protocol::encode;
 use rendez::protocol::supervisor::{operation, status};
 use rendez::{Error, SendError, Task};
-use rendez_cli::arguments::Served;
+use rendez_cli::arguments::{PolicyName, Served};
 use rendez_supervisor::launch::{FIRST_INHERITED, spawn};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
 use rustix::process::{Signal, geteuid};
@@ -122,12 +122,16 @@ fn a_kernel_that_does_not_stop_is_killed() {
 #[test]
 fn a_start_that_fails_late_leaves_nothing_behind() {
     let directory = directory();
-    let place =
-        rendez::runtime::Place { directory: runtime_of(directory.path()), instance: "x".into() };
+    let place = rendez::runtime::Place {
+        directory: runtime_of(directory.path()),
+        instance: "x".into(),
+        owner: None,
+    };
     let started = rendez_cli::system::System::start(
         &place,
         Path::new("/there/is/no/such/program"),
         &Served { dir: None },
+        &PolicyName::Little,
     );
     assert!(started.unwrap_err().to_string().contains("starting the kernel"));
     assert_eq!(left(directory.path()), 0);

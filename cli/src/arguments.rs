@@ -144,7 +144,14 @@ pub enum Command {
     },
     /// This executable as the supervisor (started by `up`)
     #[command(hide = true, name = "part-supervisor")]
-    PartSupervisor(Served),
+    PartSupervisor {
+        /// What the file server serves
+        #[command(flatten)]
+        served: Served,
+        /// Whom the front door lets in
+        #[arg(long)]
+        policy: PolicyName,
+    },
     /// This executable as one of the servers (started by the supervisor)
     #[command(hide = true, name = "part-server")]
     PartServer {
@@ -181,6 +188,7 @@ pub struct Served {
 
 /// `rendez up`.
 #[derive(Args, Debug)]
+#[command(after_help = UP_HELP)]
 pub struct Up {
     /// What the file server serves
     #[command(flatten)]
@@ -188,6 +196,54 @@ pub struct Up {
     /// Where the kernel's requests are recorded
     #[command(flatten)]
     pub recording: Recording,
+    /// What commands in a shell may do: little, operator, or a FILE of rules by uid
+    #[arg(long, value_name = "NAME|FILE", default_value = "little")]
+    pub policy: PolicyName,
+}
+
+const UP_HELP: &str = "\
+The front door's policy says whom it lets in, by uid, and what they are given:
+  little    your own processes: look names up, use servers, see how the servers are
+  operator  your own processes: all that there is, to register names, to restart and stop, and to
+            look at tasks (ps, top, inspect)
+  FILE      rules in TOML, for other users too; docs/guide/quotas-and-the-front-door.md
+
+What is written with a `/` or a `.` is a FILE.";
+
+/// A policy of the front door, built in or in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PolicyName {
+    /// The default.
+    Little,
+    /// Everything for one's own processes.
+    Operator,
+    /// What this file says.
+    File(PathBuf),
+}
+
+impl PolicyName {
+    /// The same as an argument.
+    #[must_use]
+    pub fn argument(&self) -> &std::ffi::OsStr {
+        match self {
+            Self::Little => "little".as_ref(),
+            Self::Operator => "operator".as_ref(),
+            Self::File(path) => path.as_os_str(),
+        }
+    }
+}
+
+impl FromStr for PolicyName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "little" => Ok(Self::Little),
+            "operator" => Ok(Self::Operator),
+            file if file.contains(['/', '.']) => Ok(Self::File(file.into())),
+            _ => Err("it is `little`, `operator`, or a file: ./NAME".into()),
+        }
+    }
 }
 
 /// Where the kernel records what it is asked.

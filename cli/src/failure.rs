@@ -100,6 +100,10 @@ impl From<Error> for Failure {
     }
 }
 
+/// What to do about a right that a shell's command lacks.
+const POLICY: &str = "what commands in a shell may do is the front door's policy, said when the system \
+                      is started: `rendez up --policy operator` lets its own user do everything";
+
 /// What an error means to whoever typed the command.
 fn words(error: &Error) -> String {
     match error {
@@ -116,11 +120,19 @@ fn words(error: &Error) -> String {
              kernel is; `rendez status` tells"
         ),
         Error::KernelGone => "the system has ended: the kernel closed this task's socket".into(),
-        Error::NotGiven { name, given } if !given.is_empty() || inherited() => format!(
+        Error::NotGiven { name, given } if inherited() => format!(
             "this task was given no capability named {name:?}, only: {}; whoever starts it gives it \
              one with `rendez run --give {name}=PATH:RIGHTS`",
             if given.is_empty() { "none".into() } else { given.join(", ") },
         ),
+        Error::NotGiven { name, given } => format!(
+            "refused: the front door's policy gives this user no capability named {name:?}, which \
+             this needs, only: {}; {POLICY}",
+            if given.is_empty() { "none".into() } else { given.join(", ") },
+        ),
+        Error::Refused { status: Status::DENIED, text } if !inherited() => {
+            format!("{text}; {POLICY}")
+        }
         other => other.to_string(),
     }
 }

@@ -3,6 +3,7 @@
 //! - [`arguments`]: what can be said on the command line.
 //! - [`system`]: starting and stopping a system: the front door, the kernel, the supervisor.
 //! - [`parts`]: the hidden subcommands: this executable as the kernel, or as one of the servers.
+//! - [`policy`]: whom the front door lets in.
 //! - [`commands`]: one module a command; [`demo`] is the largest.
 //! - [`failure`], [`output`]: how a command fails; how it says what it has to say.
 
@@ -14,6 +15,7 @@ pub mod demo;
 pub mod failure;
 pub mod output;
 pub mod parts;
+pub mod policy;
 pub mod system;
 
 use clap::Parser;

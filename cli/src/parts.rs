@@ -1,6 +1,6 @@
 //! This executable as the kernel, the supervisor, or one of the servers.
 
-use crate::arguments::Served;
+use crate::arguments::{PolicyName, Served};
 use crate::failure::{FAILED, Failure, INTERRUPTED, USAGE};
 use rendez::{Error, Server, Service, Task};
 use rendez_file::{FileServer, MemoryFileSystem, RealDirectory};
@@ -84,10 +84,11 @@ pub const READY: &str = "ready";
 ///
 /// # Errors
 /// What the kernel says.
-pub fn supervisor(served: Served) -> Result<u8, Failure> {
+pub fn supervisor(served: Served, policy: &PolicyName) -> Result<u8, Failure> {
     let executable = std::env::current_exe()
         .map_err(|error| Failure::system("finding this executable", error))?;
-    let plan = Plan { program: Myself { executable, served } };
+    let plan =
+        Plan { program: Myself { executable, served }, policy: crate::policy::load(policy)? };
     let said = Rc::new(Cell::new(false));
     let ready = Rc::clone(&said);
     let ended = rendez_supervisor::run(plan, move || {

@@ -9,7 +9,7 @@
 //! is that file, unlocked, and the front door's socket, with nobody behind it: the next `up` takes
 //! both over.
 
-use crate::arguments::{Recording, Served};
+use crate::arguments::{PolicyName, Recording, Served};
 use crate::failure::{FAILED, Failure, INTERRUPTED, RUNNING};
 use crate::parts::READY;
 use nix::fcntl::{Flock, FlockArg};
@@ -25,7 +25,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -80,8 +80,13 @@ impl System {
     ///
     /// # Errors
     /// If one is running there already, or what Linux says.
-    pub fn start(place: &Place, executable: &Path, served: &Served) -> Result<Self, Failure> {
-        Self::start_recorded(place, executable, served, None)
+    pub fn start(
+        place: &Place,
+        executable: &Path,
+        served: &Served,
+        policy: &PolicyName,
+    ) -> Result<Self, Failure> {
+        Self::start_recorded(place, executable, served, policy, None)
     }
 
     /// As [`System::start`], with a recording of what the kernel is told.
@@ -92,8 +97,12 @@ impl System {
         place: &Place,
         executable: &Path,
         served: &Served,
+        policy: &PolicyName,
         record: Option<Record>,
     ) -> Result<Self, Failure> {
+        let own = nix::unistd::geteuid().as_raw();
+        let door =
+            if crate::policy::load(policy)?.admits_others(own) { Door::ForAll } else { Door::Own };
         if let Some(directory) = &served.dir {
             let found = std::fs::metadata(directory).map_err(|error| {
                 Failure::system(
@@ -108,12 +117,12 @@ impl System {
                 ));
             }
         }
-        make_directory(&place.directory)?;
+        make_directory(&place.directory, door)?;
         let lock = take_lock(place)?;
         let kept =
             lock.try_clone().map_err(|error| Failure::system("duplicating the lock", error))?;
         let files = Files { place: place.clone(), _lock: lock };
-        let listener = open_front_door(&place.socket())?;
+        let listener = open_front_door(&place.socket(), door)?;
         let (kernel_end, supervisor_end) = rendez_kernel::shell::socket_pair()
             .map_err(|error| Failure::system("making a socket pair", error))?;
         let (lifeline, kernel_lifeline) = pair()?;
@@ -131,6 +140,7 @@ impl System {
 
         let mut command = Command::new(executable);
         command.arg("part-supervisor").stdin(Stdio::null()).stdout(Stdio::piped());
+        command.arg("--policy").arg(policy.argument());
         if let Some(directory) = &served.dir {
             command.arg("--dir").arg(directory);
         }
@@ -321,9 +331,19 @@ pub fn make_recording(recording: &Recording) -> Result<Option<Record>, Failure> 
     Ok(Some(Record { file: file.into(), bytes_max: u64::from(recording.record_limit) << 20 }))
 }
 
-/// Makes the runtime directory, for its owner alone; refuses one that belongs to somebody else, or
-/// that somebody else may write to.
-fn make_directory(directory: &Path) -> Result<(), Failure> {
+/// Who can reach the front door's socket in the file system. Whom the kernel lets in is another
+/// matter, and its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Door {
+    /// The system's own user.
+    Own,
+    /// Everybody who can reach the runtime directory.
+    ForAll,
+}
+
+/// Makes the runtime directory, for its owner alone, or so that others can reach (not read) it;
+/// refuses one that belongs to somebody else, or that somebody else may write to.
+fn make_directory(directory: &Path, door: Door) -> Result<(), Failure> {
     let at = |what: &str| format!("{what} the runtime directory {}", directory.display());
     DirBuilder::new()
         .recursive(true)
@@ -355,6 +375,11 @@ fn make_directory(directory: &Path) -> Result<(), Failure> {
                 directory.display()
             ),
         ));
+    }
+    if door == Door::ForAll && mode & 0o011 != 0o011 {
+        let reached = std::fs::Permissions::from_mode(mode | 0o011);
+        std::fs::set_permissions(directory, reached)
+            .map_err(|error| Failure::system(at("opening"), error))?;
     }
     Ok(())
 }
@@ -401,7 +426,7 @@ fn take_lock(place: &Place) -> Result<Flock<File>, Failure> {
 }
 
 /// Binds the front door. The lock is ours, so a socket that is there has nobody behind it.
-fn open_front_door(path: &PathBuf) -> Result<OwnedFd, Failure> {
+fn open_front_door(path: &PathBuf, door: Door) -> Result<OwnedFd, Failure> {
     let at = |what: &str| format!("{what} the front door {}", path.display());
     match std::fs::remove_file(path) {
         Ok(()) => {}
@@ -414,6 +439,10 @@ fn open_front_door(path: &PathBuf) -> Result<OwnedFd, Failure> {
     let address =
         SocketAddrUnix::new(path).map_err(|error| Failure::system(at("naming"), error))?;
     bind(&socket, &address).map_err(|error| Failure::system(at("binding"), error))?;
+    // Nobody can connect before `listen`.
+    let mode = if door == Door::ForAll { 0o666 } else { 0o600 };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .map_err(|error| Failure::system(at("setting the mode of"), error))?;
     // Where Linux cannot, the kernel looks before it receives.
     let _ = rendez_kernel::shell::refuse_descriptors(socket.as_fd());
     listen(&socket, BACKLOG).map_err(|error| Failure::system(at("opening"), error))?;

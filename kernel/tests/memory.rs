@@ -6,7 +6,8 @@ mod system;
 
 use rendez_ipc_core::segment::{OwnSegment, SEALS, check_sealed};
 use rendez_protocol::kernel::{
-    Answer, Doorbell, Event, Give, KernelError, Limits, Received, RegionKind, Request, Shape,
+    Answer, DoorRule, Doorbell, Event, Give, KernelError, Limits, Received, RegionKind, Request,
+    Shape,
 };
 use rendez_protocol::status::Why;
 use rendez_protocol::{ArenaId, ConnectionId, Rights, Slot, SpareId};
@@ -210,7 +211,8 @@ fn given(first: &mut Task, region: Slot, rights: Rights) {
         badge: None,
         limits: Limits::SAME,
     }];
-    assert_eq!(first.ask(Request::FrontDoor { slot: kernel, give }), Answer::Done);
+    let rules = vec![DoorRule { uid: None, give }];
+    assert_eq!(first.ask(Request::FrontDoor { slot: kernel, rules }), Answer::Done);
 }
 
 /// Whether a file can be opened once more for writing, and then written.

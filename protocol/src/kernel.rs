@@ -191,6 +191,15 @@ pub struct Give {
     pub limits: Limits,
 }
 
+/// What the front door does with processes of a uid.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoorRule {
+    /// The effective uid; `None` is every uid for which no rule before this one is.
+    pub uid: Option<u32>,
+    /// What they are given.
+    pub give: Vec<Give>,
+}
+
 /// A capability that a task was given at its start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Given {
@@ -386,13 +395,14 @@ pub enum Request {
         /// Whose page.
         task: TaskId,
     },
-    /// What processes of the system's uid are given at the front door. Needs GRANT on the kernel's
-    /// own task. Replaces what was said before. → [`Answer::Done`]
+    /// Who is let in at the front door, and what they are given: the first rule for a process's uid
+    /// counts, and whoever has none is refused. Needs GRANT on the kernel's own task. Replaces what
+    /// was said before. → [`Answer::Done`]
     FrontDoor {
         /// A capability to the kernel's task.
         slot: Slot,
-        /// What they are given.
-        give: Vec<Give>,
+        /// The rules, at most [`DOOR_RULES_MAX`](crate::limit::DOOR_RULES_MAX).
+        rules: Vec<DoorRule>,
     },
     /// Make a region. → [`Answer::Region`], a capability with all rights of a region, and the
     /// descriptor to fill it with (a [`RegionKind::Shared`] one is ready at once; the others after

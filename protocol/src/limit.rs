@@ -52,6 +52,8 @@ pub const COMPONENT_BYTES_MAX: usize = 255;
 pub const TICKET_CAPABILITIES_MAX: usize = 16;
 /// The most capabilities that a task is given when it is created.
 pub const GIVEN_CAPABILITIES_MAX: usize = 64;
+/// The most rules that the front door has.
+pub const DOOR_RULES_MAX: usize = 32;
 /// Words in a task's status segment: word 0 is the task's own, each connection has one of the others.
 pub const STATUS_WORDS: u32 = 16 << 10;
 

@@ -41,7 +41,7 @@ pub(crate) struct Watchdog {
 }
 
 impl Watchdog {
-    fn start(patience: Duration) -> Self {
+    pub(crate) fn start(patience: Duration) -> Self {
         let (alive, watched) = std::sync::mpsc::channel::<()>();
         let test = std::thread::current().name().unwrap_or("a test").to_owned();
         std::thread::spawn(move || {
@@ -80,7 +80,8 @@ impl System {
         })
     }
 
-    /// A system started by `rendez up` after `change` was made to that command.
+    /// A system started by `rendez up` after `change` was made to that command. The test's own user is
+    /// an operator.
     pub(crate) fn with(change: impl FnOnce(&mut Command)) -> Self {
         let directory = tempfile::Builder::new().prefix("rendez-test-").tempdir().unwrap();
         Self::at(directory, change)
@@ -97,6 +98,23 @@ impl System {
         patience: Duration,
         change: impl FnOnce(&mut Command),
     ) -> Self {
+        Self::begin(directory, patience, |command| {
+            command.args(["--policy", "operator"]);
+            change(command);
+        })
+    }
+
+    /// A system whose front door lets in whom this policy lets in: a name, or a file; `None` for
+    /// what it is when nobody says.
+    pub(crate) fn admitting(directory: TempDir, policy: Option<&std::ffi::OsStr>) -> Self {
+        Self::begin(directory, PATIENCE, |command| {
+            if let Some(policy) = policy {
+                command.arg("--policy").arg(policy);
+            }
+        })
+    }
+
+    fn begin(directory: TempDir, patience: Duration, change: impl FnOnce(&mut Command)) -> Self {
         let watchdog = Watchdog::start(patience);
         let mut command = rendez(&runtime_of(directory.path()));
         command.args(["--json", "up"]).stdin(Stdio::null()).stdout(Stdio::piped());
@@ -129,7 +147,7 @@ impl System {
     }
 
     pub(crate) fn place(&self) -> Place {
-        Place { directory: self.runtime(), instance: "default".into() }
+        Place { directory: self.runtime(), instance: "default".into(), owner: None }
     }
 
     /// A task through the front door.

@@ -64,7 +64,7 @@ pub fn run(arguments: Arguments, output: &Output) -> Result<u8, Failure> {
         Command::Demo(demo) => return demo::run(&demo, output),
         Command::DemoPart { part, arguments } => return demo::part(&part, &arguments),
         Command::PartKernel { record_bytes } => parts::kernel(record_bytes)?,
-        Command::PartSupervisor(served) => return parts::supervisor(served),
+        Command::PartSupervisor { served, policy } => return parts::supervisor(served, &policy),
         Command::PartServer { server, served } => parts::server(&server, &served)?,
     }
     Ok(0)

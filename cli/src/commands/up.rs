@@ -35,7 +35,7 @@ pub(super) fn run(place: &Place, up: &Up, output: &Output) -> Result<(), Failure
     let record = make_recording(&up.recording)?;
     // Blocked before anything is there that would be left behind; started processes unblock them.
     signals.thread_block().map_err(|error| Failure::system("blocking signals", error))?;
-    let mut system = System::start_recorded(place, &executable, &up.served, record)?;
+    let mut system = System::start_recorded(place, &executable, &up.served, &up.policy, record)?;
     let arrived = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(|error| Failure::system("making a signalfd", error))?;
     while !system.wait_ready_or(arrived.as_fd())? {

@@ -2,7 +2,7 @@
 
 use super::guard::{self, Guard};
 use super::talk::{Plan, Said};
-use crate::arguments::Served;
+use crate::arguments::{PolicyName, Served};
 use crate::failure::{FAILED, Failure};
 use crate::system::System;
 use rendez::protocol::kernel::{Give, Limits, Received};
@@ -59,9 +59,11 @@ impl Stage {
             .map_err(|error| Failure::system(format!("making {}", served.display()), error))?;
         let executable = std::env::current_exe()
             .map_err(|error| Failure::system("finding this executable", error))?;
-        let place = Place { directory: directory.join("run"), instance: "demo".into() };
+        let place =
+            Place { directory: directory.join("run"), instance: "demo".into(), owner: None };
         let serve = Served { dir: Some(served.clone()) };
-        let pids = guard.start_system(|| System::start(&place, &executable, &serve))?;
+        let pids = guard
+            .start_system(|| System::start(&place, &executable, &serve, &PolicyName::Operator))?;
         let task = Task::front_door(&place)?;
         let find = |path: &str| task.look_up(path, None, None).map(|(found, _, _)| found);
         let (file, signal) = (find("/file")?, find("/signal")?);

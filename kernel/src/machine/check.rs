@@ -49,7 +49,7 @@ impl Machine {
                     assert!(found, "{node:?} is not in escrow");
                 }
                 Holder::FrontDoor => {
-                    let found = self.front_door.given.iter().any(|(_, kept)| *kept == id);
+                    let found = self.front_door.kept().any(|(_, kept)| *kept == id);
                     assert!(found, "{node:?} is not at the front door");
                 }
                 Holder::Parked(endpoint, number) => {
@@ -66,7 +66,7 @@ impl Machine {
                 assert!(matches!(node.holder, Holder::Slot(..)), "{node:?} watches from nowhere");
             }
         }
-        for (name, id) in &self.front_door.given {
+        for (name, id) in self.front_door.kept() {
             let holder = self.tree.get(*id).map(|node| node.holder);
             assert_eq!(holder, Some(Holder::FrontDoor), "{name} is not kept");
         }

@@ -1,43 +1,99 @@
-//! What processes are given that nobody here started.
+//! Who is let in that nobody here started, and what they are given.
+//!
+//! Rules by uid, in order: the first one for a process's uid counts, and whoever has none is not let
+//! in. Which rules those are is policy, and the policy is whose who may say it (GRANT on the kernel's
+//! own task); see `docs/guide/quotas-and-the-front-door.md`.
 //!
 //! The kernel keeps capabilities of its own for them, derived from those of whoever said what is
 //! given, so that a revocation reaches both these and what was handed out from them.
 
 use super::tree::{Holder, NodeId, Object, Powers, Wish};
 use super::{Machine, Reply, bounded, label};
-use rendez_protocol::kernel::{Answer, Give, KernelError, ObjectKind};
+use rendez_protocol::kernel::{Answer, DoorRule, Give, KernelError, ObjectKind};
 use rendez_protocol::{Rights, Slot, TaskId, limit};
 
-/// Names, and the capabilities that the kernel keeps.
+/// A rule, and the capabilities that the kernel keeps for it.
+#[derive(Debug)]
+pub(super) struct Rule {
+    /// Whom it is for, `None` for all others.
+    uid: Option<u32>,
+    given: Vec<(String, NodeId)>,
+}
+
+/// The rules, if there are any yet.
 #[derive(Debug, Default)]
 pub(super) struct FrontDoor {
-    pub(super) given: Vec<(String, NodeId)>,
+    rules: Option<Vec<Rule>>,
 }
 
 impl FrontDoor {
+    /// What a process of `uid` is given.
+    pub(super) fn for_uid(
+        &self,
+        uid: u32,
+        own_uid: bool,
+    ) -> Result<&[(String, NodeId)], KernelError> {
+        match &self.rules {
+            None if own_uid => Ok(&[]),
+            None => Err(KernelError::Denied(format!(
+                "the front door is not open to uid {uid}: the system has no policy yet"
+            ))),
+            Some(rules) => rules
+                .iter()
+                .find(|rule| rule.uid.is_none_or(|of| of == uid))
+                .map(|rule| rule.given.as_slice())
+                .ok_or_else(|| {
+                    KernelError::Denied(format!(
+                        "no rule of the front door's policy lets uid {uid} in; who started the \
+                         system says who may come, with `rendez up --policy FILE`"
+                    ))
+                }),
+        }
+    }
+
+    /// All capabilities that are kept.
+    pub(super) fn kept(&self) -> impl Iterator<Item = &(String, NodeId)> {
+        self.rules.iter().flatten().flat_map(|rule| &rule.given)
+    }
+
     /// A capability is gone.
     pub(super) fn forget(&mut self, id: NodeId) {
-        self.given.retain(|(_, kept)| *kept != id);
+        for rule in self.rules.iter_mut().flatten() {
+            rule.given.retain(|(_, kept)| *kept != id);
+        }
     }
 }
 
 impl Machine {
-    /// Says what is given at the front door. Needs GRANT on the kernel's own task.
-    pub(super) fn set_front_door(&mut self, who: TaskId, slot: Slot, give: &[Give]) -> Reply {
+    /// Says who is let in at the front door. Needs GRANT on the kernel's own task.
+    pub(super) fn set_front_door(&mut self, who: TaskId, slot: Slot, rules: &[DoorRule]) -> Reply {
         self.kernel_capability(who, slot, Rights::GRANT)?;
-        let checked = self.checked_gifts(who, give)?;
-        let mut given = Vec::with_capacity(checked.len());
-        for gift in &checked {
+        bounded("the number of rules of the front door", rules.len(), 0, limit::DOOR_RULES_MAX)?;
+        let checked: Vec<_> = rules
+            .iter()
+            .map(|rule| Ok((rule.uid, self.checked_gifts(who, &rule.give)?)))
+            .collect::<Result<_, KernelError>>()?;
+        let rules = checked
+            .into_iter()
+            .map(|(uid, gifts)| Rule { uid, given: self.kept_for_visitors(&gifts) })
+            .collect();
+        let before = self.front_door.rules.replace(rules);
+        for (_, id) in before.into_iter().flatten().flat_map(|rule| rule.given) {
+            self.remove(id);
+        }
+        Ok(Some(Answer::Done))
+    }
+
+    /// Derives the capabilities that the kernel keeps for a rule.
+    fn kept_for_visitors(&mut self, gifts: &[Gift<'_>]) -> Vec<(String, NodeId)> {
+        let mut given = Vec::with_capacity(gifts.len());
+        for gift in gifts {
             if let Some(object) = self.tree.get(gift.from).map(|node| node.object) {
                 let id = self.plant(Some(gift.from), object, gift.powers, Holder::FrontDoor);
                 given.push((gift.name.into(), id));
             }
         }
-        let before = core::mem::replace(&mut self.front_door.given, given);
-        for (_, id) in before {
-            self.remove(id);
-        }
-        Ok(Some(Answer::Done))
+        given
     }
 
     /// A capability to the kernel's own task.

@@ -156,15 +156,17 @@ impl Machine {
         id
     }
 
-    /// Lets a process in that came through the front door. With the system's own uid (`own_uid`)
-    /// it is given what [`Request::FrontDoor`] said; anybody else gets nothing but a capability to
-    /// itself. It must still say [`Hello`] ([`Machine::hello`]).
+    /// Lets a process in that came through the front door, if a rule of [`Request::FrontDoor`] is
+    /// for its uid, and gives it what that says. Before there are rules, a process of the kernel's
+    /// own uid (`own_uid`) is let in and given nothing. It must still say [`Hello`]
+    /// ([`Machine::hello`]).
     ///
     /// `name` is for people, and may be what the process says of itself: what does not belong into
     /// a name is replaced.
     ///
     /// # Errors
-    /// [`KernelError::Quota`] if there are too many tasks.
+    /// [`KernelError::Denied`] if there is no rule for its uid, [`KernelError::Quota`] if there are
+    /// too many tasks.
     pub(crate) fn admit(
         &mut self,
         name: &str,
@@ -405,7 +407,7 @@ impl Machine {
             Request::Kill { slot, signal } => self.kill(who, transaction, slot, signal),
             Request::List { slot } => self.list(who, transaction, slot),
             Request::Page { slot, task } => self.page(who, transaction, slot, task),
-            Request::FrontDoor { slot, give } => self.set_front_door(who, slot, &give),
+            Request::FrontDoor { slot, rules } => self.set_front_door(who, slot, &rules),
             Request::Attach { connection, requests, replies } => {
                 self.attach(who, transaction, connection, requests, replies)
             }

@@ -224,7 +224,7 @@ impl Machine {
         credentials: Credentials,
         own_uid: bool,
     ) -> Result<TaskId, KernelError> {
-        let given = if own_uid { self.front_door.given.clone() } else { Vec::new() };
+        let given = self.front_door.for_uid(credentials.uid, own_uid)?.to_vec();
         self.task_for(given.len())?;
         let id = self.insert_task(&presentable(name), None);
         if let Some(task) = self.tasks.get_mut(id) {

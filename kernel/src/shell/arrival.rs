@@ -121,12 +121,6 @@ impl Shell {
                 (task, credentials)
             }
             (Origin::FrontDoor(credentials), None) => {
-                if credentials.uid != self.uid {
-                    return Err(KernelError::Denied(format!(
-                        "this system belongs to uid {}, and uid {} is given nothing",
-                        self.uid, credentials.uid
-                    )));
-                }
                 (self.admit(id, payload, credentials)?, credentials)
             }
             _ => return Err(KernelError::Order("this socket has no task".into())),
@@ -145,7 +139,8 @@ impl Shell {
     ) -> Result<TaskId, KernelError> {
         let name = label(payload.get(8..).unwrap_or_default())
             .unwrap_or_else(|| format!("pid {}", credentials.pid));
-        let task = self.tell_machine(Input::Admit { name, credentials, own_uid: true }).task()?;
+        let own_uid = credentials.uid == self.uid;
+        let task = self.tell_machine(Input::Admit { name, credentials, own_uid }).task()?;
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.task = Some(task);
         }

@@ -9,8 +9,8 @@ use rendez_ipc_core::control::{Frame, Mode, receive_frame, send_frame};
 use rendez_ipc_core::status::{PageWriter, StatusReader};
 use rendez_kernel::shell::{Config, Record, run, socket_pair};
 use rendez_protocol::kernel::{
-    Answer, Doorbell, Event, Give, Given, Hello, KernelError, Limits, Received, Request, Shape,
-    frame,
+    Answer, DoorRule, Doorbell, Event, Give, Given, Hello, KernelError, Limits, Received, Request,
+    Shape, frame,
 };
 use rendez_protocol::{ConnectionId, Rights, TaskId, decode, encode};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
@@ -115,7 +115,8 @@ impl System {
             badge: Some(7),
             limits: Limits::SAME,
         }];
-        assert_eq!(server.ask(Request::FrontDoor { slot: kernel.slot, give }), Answer::Done);
+        let rules = vec![DoorRule { uid: None, give }];
+        assert_eq!(server.ask(Request::FrontDoor { slot: kernel.slot, rules }), Answer::Done);
         let serving = server.ask(Request::Serve { slot: endpoint.slot, interface: None });
         assert_eq!(serving, Answer::Serving { generation: 1 });
         server

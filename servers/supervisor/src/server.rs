@@ -1,9 +1,10 @@
 //! The supervisor's logic.
 
 use crate::launch::spawn_task;
+use crate::policy::{Mistake, Policy};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use rendez::protocol::kernel::{Fate, Give, Limits, Received};
+use rendez::protocol::kernel::{DoorRule, Fate, Give, Limits, Received};
 use rendez::protocol::{Rights, Slot, Status, TaskId, decode, encode, supervisor};
 use rendez::service::{Context, Message, Refusal, Reply, ReplyRight, Service};
 use rendez::{Registration, Server, Task};
@@ -23,6 +24,8 @@ pub trait Program {
 pub struct Plan<P> {
     /// How.
     pub program: P,
+    /// Whom the front door lets in, and what they are given.
+    pub policy: Policy,
 }
 
 /// Why the supervisor could not go on.
@@ -36,9 +39,18 @@ pub enum Error {
         /// How, for people.
         how: String,
     },
+    /// The front door's policy cannot be meant.
+    #[error("the front door's policy: {}", .0.what)]
+    Policy(Mistake),
     /// What the kernel or Linux said.
     #[error(transparent)]
     Rendez(#[from] rendez::Error),
+}
+
+impl From<Mistake> for Error {
+    fn from(mistake: Mistake) -> Self {
+        Self::Policy(mistake)
+    }
 }
 
 /// A server that the supervisor starts.
@@ -145,7 +157,7 @@ impl<P: Program> Supervisor<P> {
         server: &Server,
         ends: SignalFd,
         on_ready: Box<dyn FnOnce()>,
-    ) -> Result<Self, rendez::Error> {
+    ) -> Result<Self, Error> {
         let own = task.create_endpoint()?;
         server.serve(own.slot, Some(supervisor::interface()))?;
         let mut entries = Vec::new();
@@ -268,26 +280,28 @@ impl<P: Program> Supervisor<P> {
         self.registrations.clear();
     }
 
-    /// Says what processes of the system's own user are given at the front door.
-    fn open_the_door(&self) -> Result<(), rendez::Error> {
+    /// Says whom the front door lets in, and what they are given.
+    fn open_the_door(&self) -> Result<(), Error> {
         let kernel = self.task.given_as("kernel")?.slot;
-        let give = |name: &str, slot, rights| Give {
-            name: name.into(),
-            slot,
+        let slot = |name: &str| match name {
+            "kernel" => kernel,
+            "supervisor" => self.own.slot,
+            _ => self.names(),
+        };
+        let give = |(name, rights): (String, Rights)| Give {
+            slot: slot(&name),
+            name,
             rights,
             badge: None,
             limits: Limits::SAME,
         };
-        let use_names = CLIENT | Rights::READ | Rights::WRITE;
-        self.task.front_door_gives(
-            kernel,
-            vec![
-                give("name", self.names(), use_names),
-                give("register", self.names(), use_names | Rights::REGISTER),
-                give("supervisor", self.own.slot, CLIENT | Rights::READ | Rights::MANAGE),
-                give("kernel", kernel, Rights::INSPECT),
-            ],
-        )
+        let own = nix::unistd::geteuid().as_raw();
+        let admissions = self.plan.policy.admissions(own)?;
+        let rules = admissions
+            .into_iter()
+            .map(|rule| DoorRule { uid: rule.uid, give: rule.give.into_iter().map(give).collect() })
+            .collect();
+        Ok(self.task.set_front_door(kernel, rules)?)
     }
 
     fn tell_if_ready(&mut self) {

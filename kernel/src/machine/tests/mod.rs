@@ -17,8 +17,8 @@ use super::Machine;
 use crate::effect::{Attach, Effect, Pair as Segments, Side};
 use crate::quota::Quotas;
 use rendez_protocol::kernel::{
-    Answer, Credentials, Doorbell, Event, Give, Given, Hello, KernelError, Limits, Offer, Received,
-    Request, Shape, Travel,
+    Answer, Credentials, DoorRule, Doorbell, Event, Give, Given, Hello, KernelError, Limits, Offer,
+    Received, Request, Shape, Travel,
 };
 use rendez_protocol::{ConnectionId, Rights, Slot, TaskId, Ticket, Version};
 
@@ -277,6 +277,10 @@ fn pair_with(quotas: Quotas) -> Pair {
 
 fn give(slot: Slot, rights: Rights) -> Give {
     Give { name: "given".into(), slot, rights, badge: None, limits: Limits::SAME }
+}
+
+fn rule(uid: Option<u32>, give: Vec<Give>) -> DoorRule {
+    DoorRule { uid, give }
 }
 
 fn connect(slot: Slot) -> Request {

@@ -9,8 +9,8 @@ use crate::machine::Machine;
 use crate::machine::spare::Phase;
 use crate::quota::Quotas;
 use rendez_protocol::kernel::{
-    Answer, Doorbell, Event, Give, KernelError, Limits, ObjectKind, Offer, RegionKind, Request,
-    Shape, Travel,
+    Answer, DoorRule, Doorbell, Event, Give, KernelError, Limits, ObjectKind, Offer, RegionKind,
+    Request, Shape, Travel,
 };
 use rendez_protocol::status::ConnectionState;
 use rendez_protocol::{
@@ -410,7 +410,11 @@ impl Run {
             }
             96 => Request::List { slot },
             97 => Request::Page { slot, task: self.dice.pick(&self.tasks).unwrap_or(who) },
-            _ => Request::FrontDoor { slot, give: self.gifts(who) },
+            _ => {
+                let own = DoorRule { uid: Some(CREDENTIALS.uid), give: self.gifts(who) };
+                let others = DoorRule { uid: None, give: self.gifts(who) };
+                Request::FrontDoor { slot, rules: vec![own, others] }
+            }
         }
     }
 
@@ -658,7 +662,7 @@ fn anything_in_any_order() {
         assert_eq!(run.machine.tasks().count(), 0);
         assert_eq!(run.machine.connections.len(), 0);
         assert!(run.machine.escrow.is_empty());
-        let kept = run.machine.front_door.given.len();
+        let kept = run.machine.front_door.kept().count();
         assert_eq!(run.machine.tree.iter().count(), kept, "only the front door keeps anything");
     }
     for name in [

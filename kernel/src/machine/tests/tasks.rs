@@ -1,6 +1,6 @@
 use super::{
-    Answer, CREDENTIALS, Give, Hello, KernelError, Pair, Quotas, Request, Rights, Version, World,
-    connect, give, pair,
+    Answer, CREDENTIALS, Credentials, Give, Hello, KernelError, Pair, Quotas, Request, Rights,
+    Slot, Version, World, connect, give, pair, rule,
 };
 use crate::effect::{Attach, Effect};
 use crate::machine::task::{KERNEL_RIGHTS, TASK_RIGHTS};
@@ -97,7 +97,7 @@ fn names_and_lists_are_bounded() {
         let request = Request::CreateTask { name: name.into(), give: vec![] };
         assert!(matches!(world.fail(first, request), KernelError::BadValue { .. }), "{name:?}");
         let gift = Give { name: name.into(), ..give(endpoint, Rights::SEND) };
-        let request = Request::FrontDoor { slot: kernel, give: vec![gift] };
+        let request = Request::FrontDoor { slot: kernel, rules: vec![rule(None, vec![gift])] };
         assert!(matches!(world.fail(first, request), KernelError::BadValue { .. }), "{name:?}");
     }
     let many = vec![give(endpoint, Rights::SEND); 65];
@@ -249,20 +249,19 @@ fn reading_a_page_needs_inspect_on_the_kernel_and_a_page() {
 }
 
 #[test]
-fn the_front_door_gives_what_it_was_told_to_those_of_the_own_uid() {
+fn the_front_door_gives_what_it_was_told() {
     let Pair { mut world, first, kernel, endpoint, server, .. } = pair();
-    let set = |give| Request::FrontDoor { slot: kernel, give };
+    let set = |give| Request::FrontDoor { slot: kernel, rules: vec![rule(None, give)] };
     assert_eq!(world.ask(first, set(vec![give(endpoint, Rights::SEND)])), Answer::Done);
-    let enter = |world: &mut World, own_uid| {
-        let id = world.machine.admit("rendez", CREDENTIALS, own_uid, &mut world.log).unwrap();
+    let enter = |world: &mut World| {
+        let id = world.machine.admit("rendez", CREDENTIALS, true, &mut world.log).unwrap();
         let (own, given) = world.hello(id);
         assert_eq!(own.rights, TASK_RIGHTS);
         (id, given)
     };
-    let (guest, given) = enter(&mut world, true);
+    let (guest, given) = enter(&mut world);
     assert_eq!((given[0].name.as_str(), given[0].capability.rights), ("given", Rights::SEND));
     world.connected(guest, given[0].capability.slot, server);
-    assert_eq!(enter(&mut world, false).1, []);
 
     // Replaced: what was handed out stays, and a revocation still reaches it.
     let other = world.endpoint(first);
@@ -270,16 +269,52 @@ fn the_front_door_gives_what_it_was_told_to_those_of_the_own_uid() {
     let slot = given[0].capability.slot;
     world.inspect(guest, slot);
     let object = world.inspect(first, other).itself.object;
-    assert_eq!(enter(&mut world, true).1[0].capability.object, object);
+    assert_eq!(enter(&mut world).1[0].capability.object, object);
     world.ask(first, Request::Revoke { slot: endpoint });
     assert_eq!(world.fail(guest, Request::Inspect { slot }), KernelError::BadSlot(slot));
 
     // Revoked: fewer are given, and nobody is turned away.
     world.ask(first, Request::Revoke { slot: other });
-    assert_eq!(enter(&mut world, true).1, []);
+    assert_eq!(enter(&mut world).1, []);
     let weak = world.mint(first, kernel, Rights::INSPECT);
-    let error = world.fail(first, Request::FrontDoor { slot: weak, give: vec![] });
+    let error = world.fail(first, Request::FrontDoor { slot: weak, rules: vec![] });
     assert!(matches!(error, KernelError::MissingRights { missing: Rights::GRANT, .. }));
+}
+
+#[test]
+fn the_first_rule_for_a_uid_counts_and_whoever_has_none_is_refused() {
+    let Pair { mut world, first, kernel, endpoint, .. } = pair();
+    let of = |uid| Credentials { uid, ..CREDENTIALS };
+    let given = |world: &mut World, uid, own| {
+        let id = world.machine.admit("visitor", of(uid), own, &mut world.log)?;
+        Ok(world.hello(id).1.into_iter().map(|given| given.capability.rights).collect::<Vec<_>>())
+    };
+    // No policy yet: who runs the kernel is let in, and given nothing.
+    assert_eq!(given(&mut world, 7, true), Ok(vec![]));
+    assert!(matches!(given(&mut world, 7, false), Err(KernelError::Denied(_))));
+
+    let read = vec![give(endpoint, Rights::SEND | Rights::READ)];
+    let send = vec![give(endpoint, Rights::SEND)];
+    let rules = vec![rule(Some(7), read), rule(Some(8), vec![]), rule(Some(7), send.clone())];
+    let set = |rules| Request::FrontDoor { slot: kernel, rules };
+    assert_eq!(world.ask(first, set(rules.clone())), Answer::Done);
+    assert_eq!(given(&mut world, 7, false), Ok(vec![Rights::SEND | Rights::READ]));
+    assert_eq!(given(&mut world, 8, false), Ok(vec![]));
+    for own in [true, false] {
+        let Err(KernelError::Denied(text)) = given(&mut world, 9, own) else { panic!() };
+        assert!(text.contains("uid 9"), "{text}");
+    }
+    let others = rules.into_iter().chain([rule(None, send)]).collect();
+    assert_eq!(world.ask(first, set(others)), Answer::Done);
+    assert_eq!(given(&mut world, 9, false), Ok(vec![Rights::SEND]));
+    assert_eq!(given(&mut world, 8, false), Ok(vec![]));
+
+    // All or nothing: what is there stays if the new rules cannot be had.
+    let bad = vec![rule(None, vec![give(Slot { index: 99, generation: 0 }, Rights::SEND)])];
+    assert!(matches!(world.fail(first, set(bad)), KernelError::BadSlot(_)));
+    let many = vec![rule(None, vec![]); 33];
+    assert!(matches!(world.fail(first, set(many)), KernelError::BadValue { value: 33, .. }));
+    assert_eq!(given(&mut world, 9, false), Ok(vec![Rights::SEND]));
 }
 
 #[test]
@@ -288,7 +323,7 @@ fn any_process_name_is_made_presentable() {
     for (name, shown) in
         [("", "?".to_owned()), ("a\nb", "a\u{fffd}b".to_owned()), (&"ä".repeat(40), "ä".repeat(32))]
     {
-        let id = world.machine.admit(name, CREDENTIALS, false, &mut world.log).unwrap();
+        let id = world.machine.admit(name, CREDENTIALS, true, &mut world.log).unwrap();
         assert_eq!(world.machine.name(id), Some(shown.as_str()));
     }
 }
