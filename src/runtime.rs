@@ -85,7 +85,7 @@ impl Place {
             return None;
         }
         let found = std::fs::symlink_metadata(&self.directory).ok()?;
-        (!self.trusts(found.uid())).then_some(found.uid())
+        (found.uid() != own && self.owner != Some(found.uid())).then_some(found.uid())
     }
 
     /// The front door's socket.
