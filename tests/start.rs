@@ -289,3 +289,30 @@ fn what_others_made_in_the_temporary_directory_is_not_trusted() {
     assert_eq!(said.status.code(), Some(5), "{told}");
     assert!(told.contains("rendez-54321") && told.contains("uid 0"), "{told}");
 }
+
+#[test]
+fn every_thread_of_the_kernel_is_confined() {
+    let directory = directory();
+    let system = System::with(|command| {
+        command.arg("--record").arg(directory.path().join("recording"));
+    });
+    let threads = std::fs::read_dir(format!("/proc/{}/task", system.kernel)).unwrap();
+    let mut names = Vec::new();
+    for thread in threads {
+        let thread = thread.unwrap().path();
+        names.push(std::fs::read_to_string(thread.join("comm")).unwrap().trim_end().to_owned());
+        let status = std::fs::read_to_string(thread.join("status")).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap_or_else(|| panic!("no {name}: {status}")).trim().to_owned()
+        };
+        assert_eq!(field("Seccomp:"), "2", "a filter, in {names:?}");
+        assert_eq!(field("NoNewPrivs:"), "1", "{names:?}");
+    }
+    names.sort();
+    assert_eq!(names.len(), 4, "{names:?}");
+    for name in ["closer", "closer-suspect", "recorder"] {
+        assert!(names.iter().any(|it| it == name), "{names:?}");
+    }
+    drop(system);
+}

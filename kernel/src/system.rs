@@ -194,3 +194,18 @@ pub(crate) fn signal(pidfd: BorrowedFd<'_>, signal: c_int) -> io::Result<()> {
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// Makes a system call with these arguments, for the tests of the filter that refuses it: the error.
+///
+/// Under the filter none of these calls is carried out. The arguments are such that without it none
+/// could touch this process's memory: no address, no descriptor that there is.
+#[cfg(test)]
+pub(crate) fn raw_call(number: i64, arguments: [u64; 6]) -> Option<rustix::io::Errno> {
+    let [a, b, c, d, e, f] = arguments;
+    // SAFETY: the arguments name no memory of this process that anybody knows of.
+    let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
+    (result == -1).then(|| {
+        let error = io::Error::last_os_error();
+        rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::INVAL)
+    })
+}

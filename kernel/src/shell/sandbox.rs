@@ -114,6 +114,9 @@ pub(super) fn confine_recorder() -> io::Result<()> {
 }
 
 #[cfg(test)]
+mod forbidden;
+
+#[cfg(test)]
 mod tests {
     use std::io::ErrorKind;
     use std::os::fd::AsFd;
