@@ -9,8 +9,9 @@
 
 #![allow(unsafe_code)]
 
-use rendez_protocol::kernel::SOCKET_VARIABLE;
+use rendez_protocol::kernel::{SOCKET_VARIABLE, UNDUMPABLE_VARIABLE};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
@@ -26,6 +27,9 @@ static ADOPTED: AtomicBool = AtomicBool::new(false);
 /// If the variable does not name a socket of the right sort: it was set by hand, or is left over
 /// from a parent that closed the socket.
 pub fn adopt_inherited() -> io::Result<Option<OwnedFd>> {
+    if std::env::var_os(UNDUMPABLE_VARIABLE).is_some() {
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    }
     let Some(value) = std::env::var_os(SOCKET_VARIABLE) else { return Ok(None) };
     let wrong = |why: &str| {
         io::Error::new(

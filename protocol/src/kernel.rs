@@ -29,6 +29,10 @@ pub mod frame {
 /// The environment variable that names the descriptor of an inherited kernel socket.
 pub const SOCKET_VARIABLE: &str = "RENDEZ_KERNEL_SOCKET";
 
+/// The environment variable that, if it is there, tells a started task to let no other process trace
+/// it (`PR_SET_DUMPABLE`): executing a program has undone what its starter could do about that.
+pub const UNDUMPABLE_VARIABLE: &str = "RENDEZ_UNDUMPABLE";
+
 /// The first frame. Its layout is fixed for all versions, so that a mismatch can be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello {

@@ -8,6 +8,7 @@
 #[allow(unsafe_code)]
 pub mod launch;
 pub mod policy;
+pub mod sandbox;
 mod server;
 
 pub use server::{Error, Plan, Program, Supervisor, run};
