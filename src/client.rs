@@ -14,10 +14,14 @@ use std::time::Duration;
 /// Sends to one server, over a connection that is made anew when the server was restarted. Cheap to
 /// clone; clones share the connection and take turns on it, and their deadlines cover the turn.
 ///
-/// Its policy of sending again: a message that was *not delivered* because its server died or the
-/// connection was closed is sent again, once there is a server, within its deadline; the kernel
-/// answers at once if nobody is left who could bring one back. An *interrupted* message is never
-/// sent again: only the caller knows whether that is safe.
+/// Its policy of sending again is [`Options::resend`]. Unless that says never, a message that was
+/// *not delivered* because its server died or the connection was closed is sent again, once there is
+/// a server, within its deadline, and only while the kernel holds the connect: it answers at once if
+/// nobody is left who could bring a server back, or if the endpoint's [`Hold`] says not to wait (any
+/// longer, or with so many). Then the message was not delivered, because the server is *dead*. An
+/// *interrupted* message is never sent again: only the caller knows whether that is safe.
+///
+/// [`Hold`]: rendez_protocol::kernel::Hold
 #[derive(Clone, Debug)]
 pub struct Client {
     inner: Arc<Inner>,
@@ -135,7 +139,7 @@ impl Client {
             };
             match body(connection) {
                 Err(Error::Send(SendError::NotDelivered { why: Why::Dead | Why::Closed }))
-                    if Host::now() < deadline =>
+                    if self.inner.options.resend.goes_on_until(deadline) =>
                 {
                     *guard = None;
                     // At once the first time; a server that takes connections and lets go of them
@@ -168,18 +172,42 @@ impl Client {
                 other => break other,
             }
         };
-        match opened {
-            Err(Error::Kernel(KernelError::Dead)) => {
-                Err(SendError::NotDelivered { why: Why::Dead }.into())
-            }
-            other => other,
-        }
+        opened.map_err(no_server)
     }
 
     /// The task that this client is in.
     #[must_use]
     pub fn task(&self) -> &Task {
         &self.inner.task
+    }
+}
+
+/// What becomes of a message that was not delivered because its server died or its connection was
+/// closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Resend {
+    /// Its sender is told.
+    Never,
+    /// It is sent again within its deadline, while the kernel says that a server is there or may come
+    /// back.
+    #[default]
+    Undelivered,
+}
+
+impl Resend {
+    /// Whether it is worth another attempt.
+    pub(crate) fn goes_on_until(self, deadline: u64) -> bool {
+        self == Self::Undelivered && Host::now() < deadline
+    }
+}
+
+/// What it means for a message that the kernel holds no connect any more.
+pub(crate) fn no_server(error: Error) -> Error {
+    match error {
+        Error::Kernel(KernelError::Dead | KernelError::NotHeld { .. }) => {
+            SendError::NotDelivered { why: Why::Dead }.into()
+        }
+        other => other,
     }
 }
 

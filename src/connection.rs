@@ -1,5 +1,6 @@
 //! One connection to a server: several transactions in flight, nothing sent twice.
 
+use crate::client::Resend;
 use crate::error::Error;
 use crate::lease::{ARENA_BYTES_MAX_DEFAULT, Bulk, LeasedReply};
 use crate::task::{Task, deadline_after, out_of_turn};
@@ -34,6 +35,9 @@ pub struct Options {
     pub wait: Wait,
     /// How long connecting may take, and how long a send may take that names no deadline.
     pub timeout: Duration,
+    /// What a [`Client`](crate::Client) or a [`Pool`](crate::Pool) does with a message that was not
+    /// delivered; a [`Connection`] never sends again by itself.
+    pub resend: Resend,
 }
 
 impl Default for Options {
@@ -45,6 +49,7 @@ impl Default for Options {
             arena_bytes_max: ARENA_BYTES_MAX_DEFAULT,
             wait: Wait::Adaptive,
             timeout: Duration::from_millis(DEADLINE_DEFAULT_MS),
+            resend: Resend::default(),
         }
     }
 }

@@ -70,7 +70,7 @@ mod spares;
 mod stock;
 mod task;
 
-pub use client::Client;
+pub use client::{Client, Resend};
 pub use connection::{Connection, Options, Reply};
 pub use error::Error;
 pub use lease::{Lease, LeaseError, LeaseMut, LeasedReply, ReplyLease, Room};

@@ -11,7 +11,7 @@
 //! behind, for then nobody would ring: it lies down for the leader, and takes what has arrived in
 //! between.
 
-use crate::client::{ended, rest_before};
+use crate::client::{ended, no_server, rest_before};
 use crate::connection::{Opened, Options};
 use crate::error::Error;
 use crate::set::{Arrival, ConnectionSet, Member, Told};
@@ -145,11 +145,11 @@ impl Pool {
         loop {
             match self.inner.once(operation, payload, room, deadline) {
                 Err(Error::Send(SendError::NotDelivered { why: Why::Dead | Why::Closed }))
-                    if Host::now() < deadline =>
+                    if self.inner.options.resend.goes_on_until(deadline) =>
                 {
                     pause = rest_before(pause, deadline);
                 }
-                other => return other,
+                other => return other.map_err(no_server),
             }
         }
     }
@@ -228,7 +228,7 @@ impl Inner {
         self.changed.notify_all();
         let opened = opened.map_err(|error| match error {
             // It died while the connection was made: the next attempt waits for its successor.
-            Error::Kernel(KernelError::NotCompleted(Why::Dead) | KernelError::Dead) => {
+            Error::Kernel(KernelError::NotCompleted(Why::Dead)) => {
                 SendError::NotDelivered { why: Why::Dead }.into()
             }
             other => other,

@@ -9,8 +9,8 @@ use rendez_ipc_core::counters::PageFile;
 use rendez_ipc_core::platform::{Host, Platform};
 use rendez_ipc_core::status::{PageWriter, StatusReader};
 use rendez_protocol::kernel::{
-    Answer, Capability, DoorRule, Give, Given, Hello, Limits, Offer, Received, Request, TaskInfo,
-    frame,
+    Answer, Capability, DoorRule, Give, Given, Hello, Hold, Limits, Offer, Received, Request,
+    TaskInfo, frame,
 };
 use rendez_protocol::limit::{DEADLINE_DEFAULT_MS, LABEL_BYTES_MAX};
 use rendez_protocol::{ConnectionId, Rights, Slot, TaskId, Ticket, Version};
@@ -244,6 +244,16 @@ impl Task {
     /// What the kernel says.
     pub fn create_endpoint(&self) -> Result<Received, Error> {
         self.slot(&Request::CreateEndpoint)
+    }
+
+    /// Says what becomes of connects to an endpoint while it has no server, by a capability with
+    /// RECEIVE: they wait for the next one, so many and for so long, or fail at once. Unless it is
+    /// said otherwise they wait for as long as somebody is left who could serve.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn hold(&self, endpoint: Slot, hold: Hold) -> Result<(), Error> {
+        self.done(&Request::Hold { slot: endpoint, hold })
     }
 
     /// Makes a task that has not started, and gives it capabilities. The socket that comes back is

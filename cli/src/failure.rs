@@ -93,7 +93,7 @@ impl From<Error> for Failure {
             Error::KernelSilent { .. } => DEADLINE,
             Error::Kernel(KernelError::MissingRights { .. } | KernelError::Denied(_)) => REFUSED,
             Error::Kernel(KernelError::Quota { .. }) => FULL,
-            Error::Kernel(KernelError::Dead) => INTERRUPTED,
+            Error::Kernel(KernelError::Dead | KernelError::NotHeld { .. }) => INTERRUPTED,
             _ => FAILED,
         };
         Self::new(code, crate::output::printable(&words(&error)))

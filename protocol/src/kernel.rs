@@ -256,6 +256,57 @@ pub struct Offer {
     pub travel: Travel,
 }
 
+/// What becomes of connects to an endpoint while it has no receiver, but a capability with RECEIVE
+/// is left, so that one may come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Hold {
+    /// They are refused at once.
+    Fail,
+    /// They wait for the next receiver. With none of either they are refused at once, as with
+    /// `Fail`.
+    Wait {
+        /// How many at a time, of all clients together; further ones are refused at once.
+        /// `u32::MAX` sets no limit.
+        connects: u32,
+        /// For how long, in ms, counted from when the endpoint lost its receiver or, without one,
+        /// from when this was said. Then those that wait, and all further ones, are refused until
+        /// there is a receiver. `u32::MAX` sets no limit.
+        milliseconds: u32,
+    },
+}
+
+impl Hold {
+    /// They wait for as long as it takes: how an endpoint begins.
+    pub const FOR_EVER: Self = Self::Wait { connects: u32::MAX, milliseconds: u32::MAX };
+
+    /// How many connects may wait.
+    #[must_use]
+    pub const fn connects(self) -> u32 {
+        match self {
+            Self::Fail | Self::Wait { milliseconds: 0, .. } => 0,
+            Self::Wait { connects, .. } => connects,
+        }
+    }
+}
+
+impl core::fmt::Display for Hold {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match *self {
+            Self::Wait { connects, milliseconds } if self.connects() > 0 => {
+                match connects {
+                    u32::MAX => f.write_str("holds any number of connects")?,
+                    connects => write!(f, "holds {connects} connects")?,
+                }
+                match milliseconds {
+                    u32::MAX => Ok(()),
+                    milliseconds => write!(f, " for {milliseconds} ms"),
+                }
+            }
+            _ => f.write_str("holds no connects"),
+        }
+    }
+}
+
 /// What a task asks the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
@@ -334,8 +385,17 @@ pub enum Request {
         /// What is spoken there; `None` accepts any client.
         interface: Option<Interface>,
     },
+    /// Say what becomes of connects while an endpoint has no receiver. Needs RECEIVE. Replaces what
+    /// was said before; connects that wait already, and may not by the new policy, are refused.
+    /// → [`Answer::Done`]
+    Hold {
+        /// The endpoint.
+        slot: Slot,
+        /// What.
+        hold: Hold,
+    },
     /// Connect to an endpoint. Needs SEND. → [`Answer::Connecting`]; waits while the endpoint has
-    /// no receiver but a task that may bring one back lives. If the client has a spare of the shape
+    /// no receiver but a task that may bring one back lives, as far as its [`Hold`] allows. If the client has a spare of the shape
     /// `requests`, that becomes its segment, and the answer is [`Answer::Connected`]: at once if the
     /// server has one of the shape `replies`.
     ///
@@ -808,6 +868,15 @@ pub enum KernelError {
     /// Nobody serves the endpoint, and nobody is left who could.
     #[error("the server is dead and nobody is left who could bring it back")]
     Dead,
+    /// Nobody serves the endpoint, somebody may bring a server back, and the endpoint's policy is not
+    /// to wait for that, or no longer, or not with so many.
+    #[error("there is no server now, and this endpoint {hold} ({waiting} wait)")]
+    NotHeld {
+        /// The policy.
+        hold: Hold,
+        /// How many connects wait already.
+        waiting: u32,
+    },
     /// The endpoint has a living receiver already.
     #[error("the endpoint is already served by {0}")]
     Served(TaskId),

@@ -9,6 +9,7 @@
 //! in `notification`.
 
 use super::connection::Wanted;
+use super::hold::Policy;
 use super::tree::{Holder, Node, NodeId, Object, Powers};
 use super::{Machine, Reply, label};
 use crate::effect::Side;
@@ -43,6 +44,8 @@ pub(super) struct Endpoint {
     pub(super) receiver: Option<Receiver>,
     /// How many receivers it has had.
     pub(super) generation: u32,
+    /// What becomes of connects while there is no receiver.
+    pub(super) policy: Policy,
     /// Connects that wait, in the order in which they came.
     pub(super) parked: BTreeMap<u64, Parked>,
     /// To a notification: connections that wait for a receiver.
@@ -93,6 +96,7 @@ impl Endpoint {
             senders: Count::default(),
             receiver: None,
             generation: 0,
+            policy: Policy::default(),
             parked: BTreeMap::new(),
             standing: BTreeSet::new(),
             watchers: BTreeSet::new(),
@@ -143,6 +147,7 @@ impl Machine {
         endpoint.receiver = Some(Receiver { task: who, node, interface });
         if before.is_none() {
             endpoint.generation = endpoint.generation.wrapping_add(1);
+            endpoint.policy.occupied();
         }
         let generation = endpoint.generation;
         self.answer(who, transaction, Ok(Answer::Serving { generation }));
@@ -167,6 +172,7 @@ impl Machine {
             return Err(KernelError::BadSlot(slot));
         };
         let endpoint = of_client.object.id();
+        self.admits_parked(endpoint)?;
         let limit = self.quotas.parked;
         let number = self.number();
         let Some(task) = self.tasks.get_mut(client) else { return Ok(None) };
@@ -240,6 +246,7 @@ impl Machine {
         let generation = endpoint.generation;
         if endpoint.receiver.take_if(|receiver| receiver.node == node).is_some() {
             self.tell_endpoint(id, Fate::Died { generation });
+            self.vacated(id);
         }
     }
 
@@ -287,11 +294,7 @@ impl Machine {
     }
 
     fn nobody_can_receive(&mut self, id: ObjectId) {
-        let parked = self.endpoints.get_mut(&id).map(|it| core::mem::take(&mut it.parked));
-        for parked in parked.unwrap_or_default().into_values() {
-            self.tree.remove(parked.node);
-            self.end_wait(parked.client, parked.transaction, Err(KernelError::Dead));
-        }
+        self.refuse_waiting(id, 0, &KernelError::Dead);
         self.nobody_to_meet(id);
         self.tell_endpoint(id, Fate::Gone);
     }

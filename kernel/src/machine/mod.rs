@@ -75,6 +75,7 @@ mod death;
 mod endpoint;
 mod front_door;
 mod handshake;
+mod hold;
 mod notification;
 mod region;
 mod space;
@@ -395,6 +396,7 @@ impl Machine {
             Request::Accept { connection, ticket } => self.accept(who, connection, ticket),
             Request::Watch { slot } => self.watch(who, transaction, slot),
             Request::Serve { slot, interface } => self.serve(who, transaction, slot, interface),
+            Request::Hold { slot, hold } => self.hold(who, slot, hold),
             Request::Connect { slot, interface, requests, replies, doorbell } => {
                 let wanted = Wanted { interface, requests, replies, doorbell };
                 self.connect(who, transaction, slot, wanted)

@@ -4,6 +4,7 @@ mod arenas;
 mod capabilities;
 mod connections;
 mod endpoints;
+mod hold;
 mod notifications;
 mod random;
 mod reference;
