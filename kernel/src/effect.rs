@@ -73,6 +73,8 @@ pub enum Attach {
 pub enum Alarm {
     /// The grace of a revocation is over: servers that have not acknowledged it are named.
     Grace(u64),
+    /// This endpoint, which has no receiver, holds connects no longer.
+    Hold(ObjectId),
 }
 
 /// One step for the shell.
@@ -184,13 +186,16 @@ pub enum Effect {
         /// What.
         word: u32,
     },
-    /// Call `Machine::expired` with this alarm in so many milliseconds, not before.
+    /// Call `Machine::expired` with this alarm in so many milliseconds, not before; if it is set
+    /// already, then and not when it was to be.
     After {
         /// How many.
         milliseconds: u32,
         /// What to hand back.
         alarm: Alarm,
     },
+    /// Do not call `Machine::expired` with this alarm after all, if it is set.
+    Unset(Alarm),
     /// Let go of all descriptors that are left of a pair of segments: both ends have got theirs, or
     /// there is nothing to be got any more. Said once for each pair that was made.
     ForgetSegments(Pair),

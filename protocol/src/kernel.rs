@@ -287,6 +287,17 @@ impl Hold {
             Self::Wait { connects, .. } => connects,
         }
     }
+
+    /// For how long they may wait, in ms; `None` if nobody may, or for as long as it takes.
+    #[must_use]
+    pub const fn limit_ms(self) -> Option<u32> {
+        match self {
+            Self::Wait { milliseconds, .. } if self.connects() > 0 && milliseconds != u32::MAX => {
+                Some(milliseconds)
+            }
+            _ => None,
+        }
+    }
 }
 
 impl core::fmt::Display for Hold {

@@ -246,17 +246,13 @@ impl Machine {
                 );
                 assert!(endpoint.parked.is_empty(), "connects wait for a receiver that is there");
                 let policy = endpoint.policy;
-                assert!(policy.alarm == 0 && !policy.over, "time runs for a receiver that is there");
+                assert!(!policy.runs && !policy.over, "time runs for a receiver that is there");
             }
             let most = endpoint.policy.connects() as usize;
             assert!(endpoint.parked.len() <= most, "more connects wait than {id:?} holds");
-            let limited = matches!(
-                endpoint.policy.hold,
-                Hold::Wait { connects: 1.., milliseconds: 1..u32::MAX }
-            );
-            let runs = endpoint.policy.alarm != 0;
+            let limited = endpoint.policy.hold.limit_ms().is_some();
             let should = limited && endpoint.receiver.is_none() && !endpoint.policy.over;
-            assert_eq!(runs, should, "whether an alarm is awaited for {id:?}");
+            assert_eq!(endpoint.policy.runs, should, "whether an alarm is awaited for {id:?}");
             if endpoint.receivers.is_zero() {
                 assert!(endpoint.parked.is_empty(), "connects wait for nobody");
             }

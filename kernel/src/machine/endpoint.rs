@@ -147,11 +147,11 @@ impl Machine {
         endpoint.receiver = Some(Receiver { task: who, node, interface });
         if before.is_none() {
             endpoint.generation = endpoint.generation.wrapping_add(1);
-            endpoint.policy.occupied();
         }
         let generation = endpoint.generation;
         self.answer(who, transaction, Ok(Answer::Serving { generation }));
         if before.is_none() {
+            self.occupied(id);
             self.tell_endpoint(id, Fate::Restarted { generation });
             self.resume(id);
             self.meet_all(id);
@@ -289,6 +289,7 @@ impl Machine {
                     _ => maker.endpoints.sub(1),
                 }
             }
+            self.occupied(id);
             self.endpoints.remove(&id);
         }
     }

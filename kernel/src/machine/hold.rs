@@ -2,8 +2,8 @@
 //!
 //! That a capability with RECEIVE is left says that a receiver may come, not that one will. So the
 //! endpoint has a policy: how many connects wait, and for how long after the last receiver went.
-//! The machine has no clock; it asks for an alarm when an endpoint loses its receiver, and knows
-//! by a number whether an alarm that goes off is the one that it last asked for.
+//! The machine has no clock; it asks for an alarm when an endpoint loses its receiver, one for an
+//! endpoint at a time, and takes it back when there is a receiver or no endpoint any more.
 
 use super::endpoint::Endpoint;
 use super::{Machine, Reply};
@@ -15,25 +15,19 @@ use rendez_protocol::{ObjectId, Rights, Slot, TaskId};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Policy {
     pub(super) hold: Hold,
-    /// The alarm that is awaited, 0 if none is.
-    pub(super) alarm: u64,
+    /// Whether the alarm is awaited.
+    pub(super) runs: bool,
     /// Whether the time is over, so that nobody waits before there has been a receiver.
     pub(super) over: bool,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { hold: Hold::FOR_EVER, alarm: 0, over: false }
+        Self { hold: Hold::FOR_EVER, runs: false, over: false }
     }
 }
 
 impl Policy {
-    /// There is a receiver: no time runs.
-    pub(super) fn occupied(&mut self) {
-        self.alarm = 0;
-        self.over = false;
-    }
-
     /// How many connects may wait now.
     pub(super) fn connects(&self) -> u32 {
         if self.over { 0 } else { self.hold.connects() }
@@ -57,11 +51,15 @@ impl Machine {
         let (_, capability) =
             self.capability_to(who, slot, ObjectKind::Endpoint, Rights::RECEIVE)?;
         let id = capability.object.id();
-        let Some(endpoint) = self.endpoints.get_mut(&id) else {
+        let Some(endpoint) = self.endpoints.get(&id) else {
             return Err(KernelError::BadSlot(slot));
         };
-        endpoint.policy = Policy { hold, ..Policy::default() };
-        if endpoint.receiver.is_none() {
+        let vacant = endpoint.receiver.is_none();
+        self.occupied(id);
+        if let Some(endpoint) = self.endpoints.get_mut(&id) {
+            endpoint.policy.hold = hold;
+        }
+        if vacant {
             self.vacated(id);
             self.hold_no_more_than_allowed(id);
         }
@@ -70,24 +68,28 @@ impl Machine {
 
     /// An endpoint has no receiver from now on: its time begins.
     pub(super) fn vacated(&mut self, id: ObjectId) {
-        let number = self.number();
         let Some(endpoint) = self.endpoints.get_mut(&id) else { return };
-        if let Hold::Wait { connects: 1.., milliseconds: milliseconds @ 1..u32::MAX } =
-            endpoint.policy.hold
-        {
-            endpoint.policy.alarm = number;
-            let alarm = Alarm::Hold { endpoint: id, number };
-            self.effects.push(Effect::After { milliseconds, alarm });
+        if let Some(milliseconds) = endpoint.policy.hold.limit_ms() {
+            endpoint.policy.runs = true;
+            self.effects.push(Effect::After { milliseconds, alarm: Alarm::Hold(id) });
         }
     }
 
-    /// An endpoint's time is over, if this is the alarm that it waits for.
-    pub(super) fn hold_expired(&mut self, id: ObjectId, number: u64) {
+    /// No time runs for an endpoint, and none is over: there is a receiver, or it is gone.
+    pub(super) fn occupied(&mut self, id: ObjectId) {
         let Some(endpoint) = self.endpoints.get_mut(&id) else { return };
-        if endpoint.policy.alarm != number {
+        endpoint.policy.over = false;
+        if core::mem::take(&mut endpoint.policy.runs) {
+            self.effects.push(Effect::Unset(Alarm::Hold(id)));
+        }
+    }
+
+    /// An endpoint's time is over, if any runs.
+    pub(super) fn hold_expired(&mut self, id: ObjectId) {
+        let Some(endpoint) = self.endpoints.get_mut(&id) else { return };
+        if !core::mem::take(&mut endpoint.policy.runs) {
             return;
         }
-        endpoint.policy.alarm = 0;
         endpoint.policy.over = true;
         self.hold_no_more_than_allowed(id);
     }

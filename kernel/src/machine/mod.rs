@@ -324,6 +324,7 @@ impl Machine {
     pub(crate) fn expired(&mut self, alarm: Alarm, effects: &mut Vec<Effect>) {
         match alarm {
             Alarm::Grace(revocation) => self.grace_over(revocation),
+            Alarm::Hold(endpoint) => self.hold_expired(endpoint),
         }
         effects.append(&mut self.effects);
     }

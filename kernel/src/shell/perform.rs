@@ -77,6 +77,7 @@ impl Shell {
             Effect::After { milliseconds, alarm } => {
                 self.timers.set(super::timers::now(), milliseconds, alarm);
             }
+            Effect::Unset(alarm) => self.timers.unset(alarm),
             Effect::ForgetSegments(pair) => self.segments.forget(pair),
             Effect::Signal { to, transaction, task, signal } => {
                 let answer = match self.signal(task, signal) {

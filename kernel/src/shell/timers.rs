@@ -1,13 +1,13 @@
 //! Alarms that the machine has asked for, and the time that epoll may wait for them.
 //!
-//! The machine has no clock: it names how long, and an [`Alarm`] to be handed back. One heap holds
-//! all of them, the next first; those of one moment ring in the order in which they were set. None
-//! is ever taken out before its time: the machine knows which it still means.
+//! The machine has no clock: it names how long, and an [`Alarm`] to be handed back. Those of one
+//! moment ring in the order in which they were set. An alarm that is set anew is moved, and one that
+//! is not meant any more is taken out: so there are never more than there are alarms to be told
+//! apart, however often a task has the machine change its mind.
 
 use crate::effect::Alarm;
 use rustix::time::{ClockId, Timespec, clock_gettime};
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Nanoseconds of `CLOCK_MONOTONIC`.
 pub(super) fn now() -> u64 {
@@ -20,25 +20,37 @@ pub(super) fn now() -> u64 {
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     /// When, in ns; the how manieth; what.
-    set: BinaryHeap<Reverse<(u64, u64, Alarm)>>,
+    set: BTreeSet<(u64, u64, Alarm)>,
+    /// Where each of them is there.
+    places: BTreeMap<Alarm, (u64, u64)>,
     ever: u64,
 }
 
 impl Timers {
-    /// Has `alarm` ring so many milliseconds after `now`.
+    /// Has `alarm` ring so many milliseconds after `now`, and only then.
     pub(super) fn set(&mut self, now: u64, milliseconds: u32, alarm: Alarm) {
+        self.unset(alarm);
         self.ever = self.ever.wrapping_add(1);
         let at = now.saturating_add(u64::from(milliseconds).saturating_mul(1_000_000));
-        self.set.push(Reverse((at, self.ever, alarm)));
+        self.set.insert((at, self.ever, alarm));
+        self.places.insert(alarm, (at, self.ever));
+    }
+
+    /// Has `alarm` not ring, if it is set.
+    pub(super) fn unset(&mut self, alarm: Alarm) {
+        if let Some((at, ever)) = self.places.remove(&alarm) {
+            self.set.remove(&(at, ever, alarm));
+        }
     }
 
     /// One whose time has come.
     pub(super) fn ringing(&mut self, now: u64) -> Option<Alarm> {
-        let Reverse((at, _, _)) = self.set.peek()?;
-        if *at > now {
+        let (at, _, alarm) = *self.set.first()?;
+        if at > now {
             return None;
         }
-        self.set.pop().map(|Reverse((_, _, alarm))| alarm)
+        self.unset(alarm);
+        Some(alarm)
     }
 
     /// Whether any is set.
@@ -48,7 +60,7 @@ impl Timers {
 
     /// Nanoseconds until the next one rings.
     pub(super) fn wait(&self, now: u64) -> Option<u64> {
-        self.set.peek().map(|Reverse((at, _, _))| at.saturating_sub(now))
+        self.set.first().map(|(at, _, _)| at.saturating_sub(now))
     }
 }
 
@@ -82,6 +94,20 @@ mod tests {
         assert_eq!(timers.wait(30_000_000), Some(0));
         assert_eq!(timers.ringing(30_000_000), Some(Alarm::Grace(1)));
         assert!(timers.is_empty());
+    }
+
+    #[test]
+    fn an_alarm_is_moved_and_taken_out() {
+        let mut timers = Timers::default();
+        timers.set(0, 10, Alarm::Grace(1));
+        timers.set(0, 20, Alarm::Grace(2));
+        timers.set(0, 30, Alarm::Grace(1));
+        assert_eq!(timers.wait(0), Some(20_000_000));
+        timers.unset(Alarm::Grace(2));
+        timers.unset(Alarm::Grace(2));
+        assert_eq!(timers.ringing(29_999_999), None);
+        assert_eq!(timers.ringing(30_000_000), Some(Alarm::Grace(1)));
+        assert!(timers.is_empty() && timers.places.is_empty());
     }
 
     #[test]

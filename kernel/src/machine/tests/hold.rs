@@ -23,6 +23,19 @@ impl World {
         alarms
     }
 
+    /// Takes those that were taken back out of the log.
+    fn unset(&mut self) -> Vec<Alarm> {
+        let mut unset = Vec::new();
+        self.log.retain(|effect| match effect {
+            Effect::Unset(alarm) => {
+                unset.push(*alarm);
+                false
+            }
+            _ => true,
+        });
+        unset
+    }
+
     fn expire(&mut self, alarm: Alarm) {
         self.machine.expired(alarm, &mut self.log);
         self.machine.check();
@@ -97,24 +110,23 @@ fn an_endpoint_holds_for_so_long_after_its_receiver_died() {
 }
 
 #[test]
-fn the_alarm_of_an_earlier_death_means_nothing() {
+fn a_receiver_ends_the_time_and_its_death_begins_it_anew() {
     let (mut pair, alarms) = without_server(wait(9, 250));
     let world = &mut pair.world;
-    let (_, first) = alarms[0];
+    let alarm = alarms[0].1;
     let (server, _, receive) = world.spawn(pair.first, vec![give(pair.endpoint, Rights::RECEIVE)]);
     world.serve(server, receive[0]);
-    world.expire(first);
+    assert_eq!(world.unset(), [alarm]);
+    // Should it ring all the same, nothing comes of it.
+    world.expire(alarm);
     let connected = world.send(pair.client, connect(pair.send));
     assert!(matches!(world.answer_to(connected), Some(Answer::Connecting { .. })));
     world.die(server);
-    let [(250, second)] = world.alarms()[..] else { panic!("one alarm for the second death") };
-    assert_ne!(first, second);
+    assert_eq!(world.alarms(), [(250, alarm)]);
     let waits = world.send(pair.client, connect(pair.send));
-    world.expire(first);
-    assert_eq!(world.answer_to(waits), None, "that time is not over");
-    world.expire(second);
+    world.expire(alarm);
     assert!(matches!(world.answer_to(waits), Some(Answer::Error(KernelError::NotHeld { .. }))));
-    world.expire(second);
+    world.expire(alarm);
 }
 
 #[test]
@@ -130,8 +142,8 @@ fn a_new_policy_is_for_those_that_wait_already() {
         [None, None, Some(Answer::Error(refused))],
         "the last ones go"
     );
-    // For ever again: the alarm is not meant any more.
     world.hold(pair.first, pair.endpoint, Hold::FOR_EVER);
+    assert_eq!(world.unset(), [alarm]);
     world.expire(alarm);
     assert_eq!(world.answer_to(held[0]), None);
     world.hold(pair.first, pair.endpoint, Hold::Fail);
@@ -151,9 +163,12 @@ fn an_endpoint_without_a_first_receiver_has_its_time_too() {
     let waits = world.send(client, connect(send[0]));
     world.expire(alarm);
     assert!(matches!(world.answer_to(waits), Some(Answer::Error(KernelError::NotHeld { .. }))));
-    // Of an endpoint that is gone, an alarm may still go off.
+    // One that is gone takes its alarm along.
+    world.hold(first, endpoint, wait(9, 10));
+    world.log.clear();
     world.die(client);
     world.die(first);
+    assert_eq!(world.unset(), [alarm]);
     world.expire(alarm);
 }
 

@@ -9,8 +9,8 @@ use crate::machine::Machine;
 use crate::machine::spare::Phase;
 use crate::quota::Quotas;
 use rendez_protocol::kernel::{
-    Answer, DoorRule, Doorbell, Event, Give, KernelError, Limits, ObjectKind, Offer, RegionKind,
-    Request, Shape, Travel,
+    Answer, DoorRule, Doorbell, Event, Give, Hold, KernelError, Limits, ObjectKind, Offer,
+    RegionKind, Request, Shape, Travel,
 };
 use rendez_protocol::status::ConnectionState;
 use rendez_protocol::{
@@ -297,13 +297,13 @@ impl Run {
 
     fn request(&mut self, who: TaskId) -> Request {
         let connection = self.connection(who);
-        let what = self.dice.below(156);
+        let what = self.dice.below(162);
         let slot = self.slot(
             who,
             match what {
                 8..14 => Rights::MINT,
                 47..51 => Rights::WATCH,
-                51..58 => Rights::RECEIVE,
+                51..58 | 156..162 => Rights::RECEIVE,
                 58..72 => Rights::SEND | Rights::POST,
                 94..96 => Rights::KILL,
                 96..100 => Rights::INSPECT,
@@ -383,6 +383,14 @@ impl Run {
                     .unwrap(),
             },
             142..148 => Request::Spare { shape: self.shape() },
+            156..162 => {
+                let hold = match self.dice.below(6) {
+                    0 => Hold::Fail,
+                    1..4 => Hold::FOR_EVER,
+                    connects => Hold::Wait { connects: connects as u32 - 3, milliseconds: 5 },
+                };
+                Request::Hold { slot, hold }
+            }
             148..156 => {
                 let all: Vec<SpareId> = self
                     .spares
@@ -483,7 +491,11 @@ impl Run {
                     self.looks.push((to, transaction, region));
                 }
                 Effect::MakeTask(_) | Effect::SealPage(_) => {}
-                Effect::After { alarm, .. } => self.alarms.push(alarm),
+                Effect::After { alarm, .. } => {
+                    self.alarms.retain(|other| *other != alarm);
+                    self.alarms.push(alarm);
+                }
+                Effect::Unset(alarm) => self.alarms.retain(|other| *other != alarm),
             }
         }
         assert!(self.regions.iter().eq(self.machine.regions.keys()), "regions made and forgotten");
@@ -583,6 +595,7 @@ impl Run {
             Answer::Error(KernelError::Quota { .. }) => "quota",
             Answer::Error(KernelError::Cancelled) => "cancelled",
             Answer::Error(KernelError::Dead) => "dead",
+            Answer::Error(KernelError::NotHeld { .. }) => "not held",
             Answer::Error(KernelError::BadTicket) => "bad ticket",
             Answer::Error(_) => "error",
             _ => "done",
@@ -692,6 +705,7 @@ fn anything_in_any_order() {
         "quota",
         "cancelled",
         "dead",
+        "not held",
         "bad ticket",
         "error",
         "done",
