@@ -8,11 +8,12 @@
 mod common;
 
 use common::{Assistant, Random, Role, System, eventually, for_ever, info};
-use rendez::protocol::kernel::{KernelError, Received};
+use rendez::protocol::kernel::{Hold, KernelError, Received};
 use rendez::protocol::{Rights, decode, encode};
 use rendez::service::{Caller, Context, Message, Refusal, Reply, ReplyRight, Service};
 use rendez::{
-    Connection, Error, NEVER, SendError, Server, Slot, Status, Task, Why, deadline_after,
+    Client, Connection, Error, NEVER, Options, Resend, SendError, Server, Slot, Status, Task, Why,
+    deadline_after,
 };
 use rustix::process::Signal;
 use std::collections::{HashMap, HashSet};
@@ -558,4 +559,52 @@ fn a_server_is_told_of_a_dead_client_and_serves_the_others() {
         let echo = other.send_until(1, &encode(&"others"), ROOM, NEVER).unwrap();
         assert_eq!(decode::<&str>(echo.ok().unwrap()).unwrap(), "others");
     }
+}
+
+#[test]
+fn how_long_senders_wait_for_the_next_server_is_its_endpoints_to_say() {
+    let directory = tempfile::tempdir().unwrap();
+    let system = System::start();
+    let task = system.task();
+    let endpoint = task.create_endpoint().unwrap();
+    let log = directory.path().join("log");
+    let variables = [("LOG", log.as_os_str())];
+    let send = |client: &Client| client.send(1, &7_u64.to_le_bytes(), ROOM).map(drop);
+    let gone = |result: Result<(), Error>| {
+        let expected = SendError::NotDelivered { why: Why::Dead };
+        assert!(matches!(result, Err(Error::Send(error)) if error == expected), "{result:?}");
+    };
+    let mut server = start(&task, "recorder", endpoint, &variables);
+    let patient = Client::connect(&task, endpoint.slot, for_ever()).unwrap();
+    let options = Options { resend: Resend::Never, ..for_ever() };
+    let never = Client::connect(&task, endpoint.slot, options).unwrap();
+    send(&patient).unwrap();
+    send(&never).unwrap();
+
+    // Nobody waits, however patient.
+    task.hold(endpoint.slot, Hold::Fail).unwrap();
+    server.kill();
+    gone(send(&never));
+    gone(send(&patient));
+    let refused = Connection::open(&task, endpoint.slot, &for_ever());
+    assert!(matches!(refused, Err(Error::Kernel(KernelError::NotHeld { .. }))), "{refused:?}");
+
+    // For a while.
+    let before = std::time::Instant::now();
+    task.hold(endpoint.slot, Hold::Wait { connects: 8, milliseconds: 150 }).unwrap();
+    gone(send(&patient));
+    assert!(before.elapsed() >= Duration::from_millis(150));
+    let refused = Connection::open(&task, endpoint.slot, &for_ever());
+    assert!(matches!(refused, Err(Error::Kernel(KernelError::NotHeld { .. }))), "{refused:?}");
+
+    // For as long as it takes.
+    task.hold(endpoint.slot, Hold::FOR_EVER).unwrap();
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| send(&patient));
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!waits.is_finished());
+        server = start(&task, "recorder", endpoint, &variables);
+        waits.join().unwrap().unwrap();
+    });
+    send(&never).unwrap();
 }
