@@ -87,4 +87,4 @@ pub use rendez_protocol::{Rights, Slot, Status, Why};
 pub use server::Server;
 pub use service::Service;
 pub use set::{Arrival, ConnectionSet, Member};
-pub use task::{Task, deadline_after};
+pub use task::{Revoked, Task, deadline_after};

@@ -132,7 +132,7 @@ impl Server {
     /// What the kernel says: RECEIVE is missing, or somebody else serves it.
     pub fn serve(&self, slot: Slot, interface: Option<Interface>) -> Result<u32, Error> {
         match self.world.task.ask(&Request::Serve { slot, interface })?.0 {
-            Answer::Serving { generation } => Ok(generation),
+            Answer::Serving { generation, .. } => Ok(generation),
             other => Err(out_of_turn(&other)),
         }
     }
@@ -388,7 +388,9 @@ impl Server {
                 }
             }
             Event::Watched { slot, what, .. } => service.watched(&mut self.world, *slot, *what),
-            Event::NoSenders { endpoint } => service.no_senders(&mut self.world, *endpoint),
+            Event::NoSenders { endpoint, made } => {
+                service.no_senders(&mut self.world, *endpoint, *made);
+            }
             Event::Incoming { .. } | Event::Attach { .. } | Event::Detached { .. } => {}
         }
     }

@@ -155,8 +155,11 @@ pub trait Service {
     /// A client posted notification bits, if its capability has POST.
     fn notified(&mut self, _context: &mut dyn Context, _caller: &Caller, _bits: u64) {}
 
-    /// The last capability with SEND to an endpoint that this task serves is gone.
-    fn no_senders(&mut self, _context: &mut dyn Context, _endpoint: ObjectId) {}
+    /// The last capability with SEND to an endpoint that this task serves is gone; `made` is how many
+    /// there had ever been. If the capability that it is served with says of
+    /// [`senders`](rendez_protocol::kernel::Capability::senders) that more have been made by now,
+    /// somebody can send again, and more will be told when they are gone too.
+    fn no_senders(&mut self, _context: &mut dyn Context, _endpoint: ObjectId, _made: u64) {}
 
     /// When [`Service::expired`] wants to be called next.
     fn next_deadline(&self) -> Option<Instant> {

@@ -9,8 +9,8 @@ use rendez_ipc_core::counters::PageFile;
 use rendez_ipc_core::platform::{Host, Platform};
 use rendez_ipc_core::status::{PageWriter, StatusReader};
 use rendez_protocol::kernel::{
-    Answer, Capability, DoorRule, Give, Given, Hello, Hold, Limits, Offer, Received, Request,
-    TaskInfo, frame,
+    Answer, Capability, DoorRule, Give, Given, Hello, Hold, Limits, Offer, Provenance, Received,
+    Request, TaskInfo, frame,
 };
 use rendez_protocol::limit::{DEADLINE_DEFAULT_MS, LABEL_BYTES_MAX};
 use rendez_protocol::{ConnectionId, Rights, Slot, TaskId, Ticket, Version};
@@ -26,6 +26,19 @@ use std::time::Duration;
 #[must_use]
 pub fn deadline_after(after: Duration) -> u64 {
     Host::now().saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// What a [`Task::revoke`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Revoked {
+    /// Capabilities deleted.
+    pub capabilities: u32,
+    /// Connections severed.
+    pub connections: u32,
+    /// Servers that have not acknowledged in time, at most
+    /// [`UNACKNOWLEDGED_MAX`](rendez_protocol::limit::UNACKNOWLEDGED_MAX): each may still be handling
+    /// a message that came over a severed connection.
+    pub unacknowledged: Vec<TaskId>,
 }
 
 /// This process as the kernel knows it: its kernel socket, status segment, page and capabilities.
@@ -315,14 +328,54 @@ impl Task {
         self.done(&Request::Delete { slot })
     }
 
-    /// Deletes everything derived from a capability, and severs the connections made with it;
-    /// answers how many capabilities and connections that were.
+    /// Deletes everything derived from a capability, and severs the connections made with that. The
+    /// capability itself stays, and so do the connections that this task has made with it, and what
+    /// it derives from it from now on.
+    ///
+    /// Nothing of what goes can be used once the kernel has the request. This waits until all of it
+    /// is gone, which others' requests are served in between, and until each server (but this task
+    /// itself) has said that it handles no more messages of the severed connections: for at most
+    /// [`REVOKE_GRACE_MS`](rendez_protocol::limit::REVOKE_GRACE_MS). Servers say so between two
+    /// messages, so one that is busy with a handler for longer is named in the answer, and may still
+    /// be handling a message that it took before.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn revoke(&self, slot: Slot) -> Result<(u32, u32), Error> {
+    pub fn revoke(&self, slot: Slot) -> Result<Revoked, Error> {
         match self.ask(&Request::Revoke { slot })?.0 {
-            Answer::Revoked { capabilities, connections } => Ok((capabilities, connections)),
+            Answer::Revoked { capabilities, connections, unacknowledged } => {
+                Ok(Revoked { capabilities, connections, unacknowledged })
+            }
+            other => Err(out_of_turn(&other)),
+        }
+    }
+
+    /// Where a capability came from: who has had it and what it is derived from, back to who made
+    /// the object. Needs INSPECT on it, since tasks are named.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn provenance(&self, slot: Slot) -> Result<Provenance, Error> {
+        self.ask_provenance(slot, None)
+    }
+
+    /// The same of anybody's capability; `kernel` holds a capability to the kernel's own task, with
+    /// INSPECT.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn provenance_of(
+        &self,
+        kernel: Slot,
+        task: TaskId,
+        slot: Slot,
+    ) -> Result<Provenance, Error> {
+        self.ask_provenance(kernel, Some((task, slot)))
+    }
+
+    fn ask_provenance(&self, slot: Slot, of: Option<(TaskId, Slot)>) -> Result<Provenance, Error> {
+        match self.ask(&Request::Provenance { slot, of })?.0 {
+            Answer::Provenance(provenance) => Ok(provenance),
             other => Err(out_of_turn(&other)),
         }
     }

@@ -8,8 +8,8 @@ use rendez::protocol::Rights;
 use rendez::protocol::kernel::{Received, Shape};
 use rendez::service::{Caller, Context, Message, Reply, ReplyRight, Service};
 use rendez::{
-    Arrival, Connection, ConnectionSet, Error, NEVER, Options, Pool, SendError, Server, Task, Wait,
-    Why,
+    Arrival, Connection, ConnectionSet, Error, NEVER, Options, Pool, Revoked, SendError, Server,
+    Task, Wait, Why,
 };
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
@@ -346,7 +346,8 @@ fn the_threads_of_a_server_forget_whoever_goes() {
         // By revoking, which ends the connections behind all threads at once.
         let parent = task.mint(endpoint.slot, endpoint.rights, None).unwrap();
         let gone = connections(&task, task.mint(parent.slot, Rights::SEND, None).unwrap(), 7);
-        assert_eq!(task.revoke(parent.slot).unwrap(), (1, 7));
+        let wanted = Revoked { capabilities: 1, connections: 7, unacknowledged: vec![] };
+        assert_eq!(task.revoke(parent.slot).unwrap(), wanted);
         task.delete(parent.slot).unwrap();
         for mut connection in gone {
             assert!(connection.send(ECHO, &[], 8).is_err());

@@ -6,7 +6,7 @@ use common::{Assistant, Role, System, eventually, look_up_over, names, pid_of, r
 use rendez::protocol::file::{self, OpenFlags};
 use rendez::protocol::kernel::{Give, KernelError, Limits, Offer, Travel};
 use rendez::protocol::{Rights, Slot, decode, encode, name, supervisor};
-use rendez::{Connection, Error, Options, SendError, Server, Status, Task, Why};
+use rendez::{Connection, Error, Options, Revoked, SendError, Server, Status, Task, Why};
 use rustix::process::Signal;
 use std::fmt::Debug;
 
@@ -223,8 +223,8 @@ fn what_is_revoked_is_of_no_more_use_to_anybody() {
     let list = encode(&file::List { path: "", after: "" });
     severed.send(file::operation::LIST, &list, 256).unwrap();
 
-    let (capabilities, connections) = task.revoke(parent).unwrap();
-    assert_eq!((capabilities, connections), (2, 1));
+    let wanted = Revoked { capabilities: 2, connections: 1, unacknowledged: vec![] };
+    assert_eq!(task.revoke(parent).unwrap(), wanted);
     stale(connect(&task, child));
     stale(task.inspect(grandchild));
     let error = severed.send(file::operation::LIST, &list, 256).unwrap_err();

@@ -129,6 +129,13 @@ pub enum Input {
     },
     /// `Machine::step`.
     Step,
+    /// `Machine::unheard`.
+    Unheard {
+        /// Which server.
+        server: TaskId,
+        /// Of which connection.
+        connection: ConnectionId,
+    },
 }
 
 /// What an input comes to at once, apart from its effects.
@@ -204,6 +211,9 @@ impl fmt::Display for Input {
             Self::Died { who } => write!(f, "{who} dies"),
             Self::Expired { alarm } => write!(f, "it is time for {alarm:?}"),
             Self::Step => write!(f, "a portion of what was put off is done"),
+            Self::Unheard { server, connection } => {
+                write!(f, "{server} was never told of {connection}, which is over")
+            }
         }
     }
 }
@@ -244,6 +254,7 @@ impl Machine {
             Input::Died { who } => self.died(who, effects),
             Input::Expired { alarm } => self.expired(alarm, effects),
             Input::Step => self.step(effects),
+            Input::Unheard { server, connection } => self.unheard(server, connection, effects),
         }
         Outcome::Done
     }

@@ -359,7 +359,11 @@ pub enum Request {
     },
     /// Delete everything derived from a capability and sever the connections made with what was
     /// derived, those included whose capability is deleted by now. The capability itself, and what
-    /// its holder made with it, stay. → [`Answer::Revoked`]
+    /// its holder made with it or derives from now on, stay. From now on none of what is deleted can
+    /// be used; → [`Answer::Revoked`] when all of it is gone and each server of a severed connection
+    /// but the caller has acknowledged, by a [`Request::Disconnect`], that it handles no more of its
+    /// messages, or [`REVOKE_GRACE_MS`](crate::limit::REVOKE_GRACE_MS) later. Whoever cancels this
+    /// hears no more of it; it is done all the same.
     Revoke {
         /// From which.
         slot: Slot,
@@ -368,6 +372,16 @@ pub enum Request {
     Inspect {
         /// Which.
         slot: Slot,
+    },
+    /// Where a capability came from: who gave it to whom, back to who made its object. With
+    /// `slot` alone that capability is meant, and INSPECT on it needed: it names tasks, all of which
+    /// had INSPECT themselves and passed it on. With `of`, `slot` must hold a capability to the
+    /// kernel's own task with INSPECT, and anybody's may be looked at. → [`Answer::Provenance`]
+    Provenance {
+        /// Which; or a capability to the kernel's task.
+        slot: Slot,
+        /// Whose, and where it lies in that task's space.
+        of: Option<(TaskId, Slot)>,
     },
     /// Put capabilities into escrow for the other end of a connection. → [`Answer::Ticket`]
     Offer {
@@ -593,9 +607,15 @@ pub enum Answer {
         capabilities: u32,
         /// Connections severed.
         connections: u32,
+        /// Servers that have not acknowledged in time: they may still be handling a message that
+        /// came over a severed connection. At most
+        /// [`UNACKNOWLEDGED_MAX`](crate::limit::UNACKNOWLEDGED_MAX) are named.
+        unacknowledged: Vec<TaskId>,
     },
     /// What a capability is.
     Inspected(Capability),
+    /// Where a capability came from.
+    Provenance(Provenance),
     /// Capabilities are in escrow.
     Ticket(Ticket),
     /// Capabilities have arrived, in the order of the offer.
@@ -604,6 +624,8 @@ pub enum Answer {
     Serving {
         /// The endpoint's incarnation: how many receivers it has had.
         generation: u32,
+        /// Who could send to it now.
+        senders: Senders,
     },
     /// A connection is being made. Descriptor: the client's own segment (map for writing,
     /// populate, seal, close, then [`Request::Mapped`]).
@@ -726,10 +748,14 @@ pub enum Event {
         /// What became of it.
         what: Fate,
     },
-    /// The last capability with SEND to an endpoint that this task serves is gone.
+    /// The last capability with SEND to an endpoint that this task serves is gone. (A receiver's own
+    /// counts too, if it has SEND.)
     NoSenders {
         /// The endpoint.
         endpoint: ObjectId,
+        /// How many there had ever been then. Another was made meanwhile if there have been more
+        /// by now: [`Capability::senders`].
+        made: u64,
     },
     /// A client wants to attach arenas and has mapped its own. Descriptors: if `replies` is not 0,
     /// the server's own arena (map for writing, populate, seal, close); the client's arena (map for
@@ -771,6 +797,58 @@ pub enum Fate {
     Gone,
 }
 
+/// Capabilities with SEND to an endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Senders {
+    /// How many there are, tickets included.
+    pub present: u64,
+    /// How many were ever made. While it stays the same nobody can send who could not before.
+    pub made: u64,
+}
+
+/// How somebody came to have a capability.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum How {
+    /// It is the first one to its object, which its holder made, or is.
+    Created,
+    /// Its holder minted it from another of its own.
+    Minted,
+    /// Given to its holder when that task was created, or came through the front door.
+    Given,
+    /// Kept by the kernel to be given at the front door.
+    FrontDoor,
+    /// Minted for a message, and accepted.
+    Offered,
+    /// Moved in a message, and accepted: its holder has what the next one had.
+    Moved,
+}
+
+/// One step on the way of a capability.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// Who has it, or had it.
+    pub task: TaskId,
+    /// That task's name. The task may be dead.
+    pub name: String,
+    /// How it came to that task, from that of the next step.
+    pub how: How,
+    /// With which rights.
+    pub rights: Rights,
+    /// With which badge.
+    pub badge: u64,
+}
+
+/// Where a capability came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// Its way, nearest first: the first step is the capability itself, the last, unless some are
+    /// omitted, the first one to its object. At most
+    /// [`PROVENANCE_STEPS_MAX`](crate::limit::PROVENANCE_STEPS_MAX).
+    pub steps: Vec<Step>,
+    /// How many steps are not told: too many, or too long gone.
+    pub omitted: u32,
+}
+
 /// A capability, looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capability {
@@ -780,6 +858,8 @@ pub struct Capability {
     pub descendants: u32,
     /// How far it is from the object's first capability.
     pub depth: u32,
+    /// Who can send to the endpoint, if this is one with RECEIVE.
+    pub senders: Option<Senders>,
 }
 
 /// A task, looked at.

@@ -57,5 +57,19 @@ pub const DOOR_RULES_MAX: usize = 32;
 /// Words in a task's status segment: word 0 is the task's own, each connection has one of the others.
 pub const STATUS_WORDS: u32 = 16 << 10;
 
+/// How many capabilities may be derived from one another in a row. What costs a step for each of
+/// them is bounded by it.
+pub const DERIVATION_DEPTH_MAX: usize = 256;
+/// The most steps of a capability's way that the kernel tells.
+pub const PROVENANCE_STEPS_MAX: usize = 64;
+/// Steps of a capability's way that are remembered of capabilities that are gone, between it and the
+/// one that it hangs below: the nearest.
+pub const PROVENANCE_PAST_MAX: usize = 4;
+
+/// How long servers have to acknowledge a revocation, in milliseconds, before they are named.
+pub const REVOKE_GRACE_MS: u32 = 1_000;
+/// The most servers that are named for not having acknowledged a revocation.
+pub const UNACKNOWLEDGED_MAX: usize = 64;
+
 /// The deadline of a send when nobody says otherwise, in milliseconds.
 pub const DEADLINE_DEFAULT_MS: u64 = 10_000;

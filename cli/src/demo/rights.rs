@@ -6,7 +6,7 @@ use super::talk::{Said, say};
 use crate::failure::{FAILED, Failure};
 use rendez::protocol::encode;
 use rendez::protocol::file::{self, Open, OpenFlags, operation};
-use rendez::{Connection, Error, Options, Rights, Slot, Task};
+use rendez::{Connection, Error, Options, Revoked, Rights, Slot, Task};
 use serde_json::json;
 
 /// How many things are tried.
@@ -43,7 +43,7 @@ pub(super) fn show(stage: &Stage, _: &Bar) -> Result<Outcome, Failure> {
         try_next(&mut part)?;
     }
     part.ready()?;
-    let (capabilities, connections) = stage.task.revoke(lender.slot)?;
+    let Revoked { capabilities, connections, .. } = stage.task.revoke(lender.slot)?;
     part.go_on()?;
     for _ in 0..2 {
         try_next(&mut part)?;

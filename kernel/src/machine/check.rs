@@ -33,6 +33,7 @@ impl Machine {
         self.check_regions();
         self.check_connections();
         self.check_escrow();
+        self.check_revocations();
     }
 
     /// Every node lies where it says, and there only.
@@ -41,7 +42,11 @@ impl Machine {
             match node.holder {
                 Holder::Slot(who, slot) => {
                     let cell = self.tasks.get(who).and_then(|task| task.space.get(slot));
-                    assert_eq!(cell, Some(&Cell::Held(id)), "{who} does not hold {node:?}");
+                    let buried = self.remains.get(&who);
+                    let left =
+                        || buried.is_some_and(|it| it.held.iter().any(|held| held.0.1 == id));
+                    let held = cell == Some(&Cell::Held(id)) || left();
+                    assert!(held, "{who} does not hold {node:?}");
                 }
                 Holder::Ticket(ticket) => {
                     let items = self.escrow.get(&ticket).map(|escrow| &escrow.items);
@@ -57,6 +62,7 @@ impl Machine {
                         self.endpoints.get(&endpoint).and_then(|it| it.parked.get(&number));
                     assert_eq!(parked.map(|it| it.node), Some(id), "{node:?} does not wait");
                 }
+                Holder::Gone => panic!("{id:?} is gone and a node"),
                 Holder::End(connection, side) => {
                     let end = self.connections.get(connection).map(|it| it.end(side).node);
                     assert_eq!(end, Some(id), "{node:?} is no end of its connection");
@@ -98,6 +104,12 @@ impl Machine {
             .flat_map(|escrow| &escrow.items)
             .filter(|item| item.travel == Travel::Mint)
             .count();
+        let waits = task.waits.values();
+        let revocations = waits.filter(|wait| matches!(wait, Wait::Revocation(_))).count();
+        counted(task.revocations, revocations, "revocations");
+        for (severed, id) in &task.severed {
+            assert!(task.lingering.contains_key(severed), "{severed:?} of {id} is looked at");
+        }
         counted(task.capabilities, task.space.len().saturating_add(minted), "capabilities");
         counted(task.tickets, offered().count(), "tickets");
         counted(task.watches, usize::try_from(watches).unwrap_or(usize::MAX), "watches");
@@ -175,6 +187,9 @@ impl Machine {
 
         for (transaction, wait) in &task.waits {
             let holds = match wait {
+                Wait::Revocation(revocation) => {
+                    self.waits_for_revocation(id, *transaction, *revocation)
+                }
                 Wait::Connect(endpoint, number) => {
                     let parked = self.endpoints.get(endpoint).and_then(|it| it.parked.get(number));
                     parked.is_some_and(|it| it.client == id && it.transaction == *transaction)
@@ -257,9 +272,12 @@ impl Machine {
                 assert!(endpoint.parked.is_empty(), "connects wait for nobody");
             }
             for (number, parked) in &endpoint.parked {
-                let task = self.tasks.get(parked.client);
-                let wait = task.and_then(|task| task.waits.get(&parked.transaction));
-                assert_eq!(wait, Some(&Wait::Connect(*id, *number)));
+                if let Some(task) = self.tasks.get(parked.client) {
+                    let wait = task.waits.get(&parked.transaction);
+                    assert_eq!(wait, Some(&Wait::Connect(*id, *number)));
+                } else {
+                    assert!(self.remains.contains_key(&parked.client), "nobody waits");
+                }
                 let node = self.tree.get(parked.node).map(|node| node.holder);
                 assert_eq!(node, Some(Holder::Parked(*id, *number)));
             }
@@ -297,12 +315,16 @@ impl Machine {
             for &side in connection.sides() {
                 let end = connection.end(side);
                 let task = self.tasks.get(end.task);
-                let known = task.and_then(|task| task.connections.get(&end.index));
+                let buried = || self.remains.get(&end.task).map(|remains| &remains.connections);
+                let known = task.map(|task| &task.connections).or_else(buried);
+                let known = known.and_then(|known| known.get(&end.index));
                 assert_eq!(known, Some(&(id, side)), "{id} is unknown at its {side:?} end");
                 let node = self.tree.get(end.node).map(|node| node.holder);
                 assert_eq!(node, Some(Holder::End(id, side)));
                 let other = connection.end(side.other()).task;
-                assert_eq!(self.connection_at(end.task, end.index), Some((id, other)));
+                let found = task.is_none().then_some((id, other));
+                let found = found.or_else(|| self.connection_at(end.task, end.index));
+                assert_eq!(found, Some((id, other)));
             }
             let waits = match connection.phase {
                 Phase::ClientMaps | Phase::Open => None,
@@ -312,18 +334,20 @@ impl Machine {
                 | Phase::Telling { client }
                 | Phase::ServerSeals { client, .. } => Some(client),
             };
-            if let Some(transaction) = waits {
-                let task = self.tasks.get(connection.client.task);
-                let wait = task.and_then(|task| task.waits.get(&transaction));
+            if let Some(transaction) = waits
+                && let Some(task) = self.tasks.get(connection.client.task)
+            {
+                let wait = task.waits.get(&transaction);
                 assert_eq!(wait, Some(&Wait::Mapped(id)), "nobody waits for {id}");
             }
             assert!(connection.arenas.len() <= limit::ARENAS_MAX, "too many arenas");
             for (arena, of) in &connection.arenas {
                 assert!((1..=connection.arenas_ever).contains(&arena.0), "{arena} of {id}");
                 assert_eq!(connection.phase, Phase::Open, "arenas of what is not complete");
-                if let Some(transaction) = of.waiting(Side::Client) {
-                    let task = self.tasks.get(connection.client.task);
-                    let wait = task.and_then(|task| task.waits.get(&transaction));
+                if let Some(transaction) = of.waiting(Side::Client)
+                    && let Some(task) = self.tasks.get(connection.client.task)
+                {
+                    let wait = task.waits.get(&transaction);
                     assert_eq!(wait, Some(&Wait::Arena(id, *arena)), "nobody waits for {arena}");
                 }
             }
@@ -344,7 +368,11 @@ impl Machine {
         for (ticket, escrow) in &self.escrow {
             let connection = self.connections.get(escrow.connection);
             assert!(connection.is_some_and(|it| it.tickets.contains(ticket)));
-            assert!(self.tasks.contains(escrow.offerer), "{ticket:?} was offered by nobody");
+            let offerer = &escrow.offerer;
+            assert!(
+                self.tasks.contains(*offerer) || self.remains.contains_key(offerer),
+                "{ticket:?} was offered by nobody"
+            );
             for item in &escrow.items {
                 let holder = self.tree.get(item.node).map(|node| node.holder);
                 assert_eq!(holder, Some(Holder::Ticket(*ticket)));

@@ -203,6 +203,7 @@ impl Machine {
         let (from, node) = self.capability_to(who, slot, ObjectKind::Endpoint, Rights::SEND)?;
         wanted.check()?;
         let id = node.object.id();
+        self.look_at_receiver(id);
         match self.endpoints.get(&id) {
             Some(endpoint) if endpoint.receiver.is_some() => {}
             Some(endpoint) if !endpoint.receivers.is_zero() => {
@@ -210,9 +211,8 @@ impl Machine {
             }
             _ => return Err(KernelError::Dead),
         }
-        let below = self
-            .tree
-            .insert(Some(from), Node { holder: Holder::Parked(id, 0), watches: false, ..node });
+        let below =
+            self.tree.make(from, Node { holder: Holder::Parked(id, 0), watches: false, ..node });
         self.begin(who, transaction, id, below, wanted).inspect_err(|_| {
             self.tree.remove(below);
         })?;
@@ -228,6 +228,7 @@ impl Machine {
         node: NodeId,
         wanted: Wanted,
     ) -> Result<(), KernelError> {
+        self.look_at_receiver(endpoint);
         let Some(target) = self.endpoints.get(&endpoint) else { return Err(KernelError::Dead) };
         let Some(receiver) = target.receiver.clone() else { return Err(KernelError::Dead) };
         let generation = target.generation;
@@ -246,8 +247,8 @@ impl Machine {
         let requests = wanted.requests;
         let bytes = wanted.bytes();
         self.set_holder(node, Holder::End(id, Side::Client));
-        let server_node = self.tree.insert(
-            Some(receiver.node),
+        let server_node = self.tree.make(
+            receiver.node,
             Node { holder: Holder::End(id, Side::Server), watches: false, ..serving },
         );
         let Some((client_index, client_reused)) = self.take_word(client, id, Side::Client) else {
@@ -358,8 +359,20 @@ impl Machine {
     }
 
     /// Which end of the connection is the task's.
-    pub(super) fn side_of(&self, who: TaskId, id: ConnectionId) -> Result<Side, KernelError> {
+    pub(super) fn end_of(&self, who: TaskId, id: ConnectionId) -> Result<Side, KernelError> {
         let connection = self.connections.get(id);
         connection.and_then(|it| it.side(who)).ok_or(KernelError::BadConnection(id))
+    }
+
+    /// The same of a connection that can be used: nothing behind it is revoked, nobody dead.
+    pub(super) fn side_of(&self, who: TaskId, id: ConnectionId) -> Result<Side, KernelError> {
+        let side = self.end_of(who, id)?;
+        let stands = self.connections.get(id).is_some_and(|connection| {
+            connection.sides().iter().all(|side| {
+                let end = connection.end(*side);
+                self.tasks.contains(end.task) && !self.tree.is_doomed(end.node)
+            })
+        });
+        if stands { Ok(side) } else { Err(KernelError::BadConnection(id)) }
     }
 }

@@ -1,17 +1,35 @@
 //! The death of a task.
 //!
 //! It leaves the table before anything else happens: from then on nobody finds it, so none of what
-//! follows is told to it. Then, in this order: what it waited for is withdrawn, its connections end,
-//! those who watch it are told, and its capabilities vanish, whereby an endpoint can lose its
-//! receiver, the last who could receive or send, and itself.
+//! follows is told to it, and nothing that it had can be used. Then, in this order: what it waited
+//! for is withdrawn, its connections end, those who watch it are told, and its capabilities vanish,
+//! whereby an endpoint can lose its receiver, the last who could receive or send, and itself. Whoever
+//! had much is buried in portions (`work`); whoever looks at what is left of it meanwhile, an
+//! endpoint that it served, a connection, a ticket, sees that it is dead.
 
 use super::Machine;
 use super::endpoint::Wait;
 use super::space::Cell;
 use super::tree::NodeId;
-use crate::effect::Effect;
+use super::work::Work;
+use crate::effect::{Effect, Side};
 use rendez_protocol::kernel::Fate;
-use rendez_protocol::{TaskId, Why};
+use rendez_protocol::{ConnectionId, TaskId, Why};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+
+/// What is left of a dead task.
+#[derive(Debug)]
+pub(super) struct Remains {
+    /// Connects that wait.
+    waits: Vec<Wait>,
+    /// Its ends of connections.
+    pub(super) connections: BTreeMap<u32, (ConnectionId, Side)>,
+    watchers: BTreeSet<NodeId>,
+    /// Its capabilities, oldest first, so that what was derived from many of them in turn is hung
+    /// over once.
+    pub(super) held: BinaryHeap<Reverse<(u64, NodeId)>>,
+}
 
 impl Machine {
     /// A task is dead, and with it the embryos that it made.
@@ -20,30 +38,27 @@ impl Machine {
         if let Some(parent) = task.parent.and_then(|parent| self.tasks.get_mut(parent)) {
             parent.children.remove(&who);
         }
-        for wait in task.waits.into_values() {
-            // What waits for a connection ends with it, below.
-            if let Wait::Connect(..) = wait {
-                self.withdraw(wait);
+        let mut waits = Vec::new();
+        for (transaction, wait) in task.waits {
+            match wait {
+                Wait::Connect(..) => waits.push(wait),
+                Wait::Revocation(id) => self.forget_caller(who, transaction, id),
+                // What waits for a connection ends with it.
+                Wait::Mapped(_) | Wait::Arena(..) => {}
             }
         }
-        for (connection, _) in task.connections.into_values() {
-            self.end(connection, Why::Dead, None);
+        for id in task.acknowledges.into_keys() {
+            self.acknowledged(who, id);
         }
-        for watcher in task.watchers {
-            self.tell_watcher(watcher, Fate::Died { generation: 0 });
-        }
-        let mut held: Vec<NodeId> = task
-            .space
-            .iter()
-            .filter_map(|(_, cell)| match cell {
-                Cell::Held(id) => Some(*id),
-                Cell::Reserved => None,
-            })
-            .collect();
-        // Oldest first, so that what was derived from many of them in turn is hung over once.
-        held.sort_by_key(|id| self.tree.age(*id));
-        for id in held {
-            self.remove(id);
+        let held = task.space.iter().filter_map(|(_, cell)| match cell {
+            Cell::Held(id) => Some(Reverse((self.tree.age(*id), *id))),
+            Cell::Reserved => None,
+        });
+        let (connections, watchers) = (task.connections, task.watchers);
+        let remains = Remains { waits, connections, watchers, held: held.collect() };
+        self.remains.insert(who, remains);
+        if !self.bury_some(who) {
+            self.works.put(who, Work::Death(who));
         }
         self.effects.push(Effect::ForgetTask(who));
         // An embryo has made nothing, so this goes no deeper.
@@ -52,5 +67,44 @@ impl Machine {
                 self.bury(child);
             }
         }
+    }
+
+    /// Ends a portion of what a dead task had. True when nothing is left.
+    pub(super) fn bury_some(&mut self, who: TaskId) -> bool {
+        let begun = self.tree.handled;
+        // Whoever watches is told, and may not be a node that goes.
+        let mut told: usize = 0;
+        while !self.spent(begun) && told < self.portion {
+            let Some(remains) = self.remains.get_mut(&who) else { return true };
+            if let Some(wait) = remains.waits.pop() {
+                self.withdraw(wait);
+            } else if let Some(end) = remains.connections.first_entry() {
+                let (connection, _) = *end.get();
+                if !self.void_one(connection) {
+                    if let Some(remains) = self.remains.get_mut(&who) {
+                        remains.connections.pop_first();
+                    }
+                    self.end(connection, Why::Dead, None);
+                }
+            } else if let Some(watcher) = remains.watchers.pop_first() {
+                told = told.saturating_add(1);
+                self.tell_watcher(watcher, Fate::Died { generation: 0 });
+            } else if let Some(Reverse((_, id))) = remains.held.pop() {
+                self.remove(id);
+            } else {
+                self.remains.remove(&who);
+                return true;
+            }
+        }
+        let nothing = self.remains.get(&who).is_none_or(|remains| {
+            remains.waits.is_empty()
+                && remains.connections.is_empty()
+                && remains.watchers.is_empty()
+                && remains.held.is_empty()
+        });
+        if nothing {
+            self.remains.remove(&who);
+        }
+        nothing
     }
 }

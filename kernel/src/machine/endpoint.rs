@@ -14,7 +14,7 @@ use super::tree::{Holder, Node, NodeId, Object, Powers};
 use super::{Machine, Reply, label};
 use crate::effect::Side;
 use crate::quota::Count;
-use rendez_protocol::kernel::{Answer, Event, Fate, KernelError, ObjectKind};
+use rendez_protocol::kernel::{Answer, Event, Fate, How, KernelError, ObjectKind, Senders};
 use rendez_protocol::{ArenaId, ConnectionId, Interface, ObjectId, Rights, Slot, TaskId, Why};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,6 +41,8 @@ pub(super) struct Endpoint {
     pub(super) receivers: Count,
     /// Those with SEND; to a notification: with POST.
     pub(super) senders: Count,
+    /// How many of these were ever made.
+    pub(super) senders_made: u64,
     pub(super) receiver: Option<Receiver>,
     /// How many receivers it has had.
     pub(super) generation: u32,
@@ -81,6 +83,8 @@ pub(super) enum Wait {
     Connect(ObjectId, u64),
     /// A client's `Mapped`: the completion of this connection.
     Mapped(ConnectionId),
+    /// A revoke: all of it gone, and acknowledged.
+    Revocation(u64),
     /// A client's `ArenaMapped`: the attachment of these arenas.
     Arena(ConnectionId, ArenaId),
 }
@@ -94,6 +98,7 @@ impl Endpoint {
             capabilities: Count::default(),
             receivers: Count::default(),
             senders: Count::default(),
+            senders_made: 0,
             receiver: None,
             generation: 0,
             policy: Policy::default(),
@@ -101,6 +106,11 @@ impl Endpoint {
             standing: BTreeSet::new(),
             watchers: BTreeSet::new(),
         }
+    }
+
+    /// How many can send to it, and ever could.
+    fn could_send(&self) -> Senders {
+        Senders { present: self.senders.get(), made: self.senders_made }
     }
 
     /// The right of those whom its receiver hears.
@@ -120,7 +130,13 @@ impl Machine {
         task.endpoints.add(1);
         self.endpoints.insert(id, Endpoint::new(ObjectKind::Endpoint, who));
         let object = Object::Endpoint(id);
-        Ok(Some(Answer::Slot(self.place(who, None, object, Powers::first(ENDPOINT_RIGHTS))?)))
+        Ok(Some(Answer::Slot(self.place(
+            who,
+            None,
+            object,
+            Powers::first(ENDPOINT_RIGHTS),
+            How::Created,
+        )?)))
     }
 
     /// Makes a task the receiver of an endpoint or a notification. Needs RECEIVE.
@@ -137,6 +153,7 @@ impl Machine {
             label("the name of an interface", &interface.name)?;
         }
         let id = capability.object.id();
+        self.look_at_receiver(id);
         let Some(endpoint) = self.endpoints.get_mut(&id) else {
             return Err(KernelError::BadSlot(slot));
         };
@@ -148,8 +165,8 @@ impl Machine {
         if before.is_none() {
             endpoint.generation = endpoint.generation.wrapping_add(1);
         }
-        let generation = endpoint.generation;
-        self.answer(who, transaction, Ok(Answer::Serving { generation }));
+        let (generation, senders) = (endpoint.generation, endpoint.could_send());
+        self.answer(who, transaction, Ok(Answer::Serving { generation, senders }));
         if before.is_none() {
             self.occupied(id);
             self.tell_endpoint(id, Fate::Restarted { generation });
@@ -181,7 +198,7 @@ impl Machine {
         waits.admits(1, limit, "requests of a task that wait")?;
         task.waits.insert(transaction, Wait::Connect(endpoint, number));
         let holder = Holder::Parked(endpoint, number);
-        let node = self.tree.insert(Some(from), Node { holder, watches: false, ..of_client });
+        let node = self.tree.make(from, Node { holder, watches: false, ..of_client });
         if let Some(endpoint) = self.endpoints.get_mut(&endpoint) {
             endpoint.parked.insert(number, Parked { client, transaction, slot, node, wanted });
         }
@@ -193,7 +210,10 @@ impl Machine {
         let wait = self.tasks.get_mut(who).and_then(|task| task.waits.remove(&transaction));
         if let Some(wait) = wait {
             self.answer(who, transaction, Err(KernelError::Cancelled));
-            self.withdraw(wait);
+            match wait {
+                Wait::Revocation(id) => self.forget_caller(who, transaction, id),
+                wait => self.withdraw(wait),
+            }
         }
     }
 
@@ -213,6 +233,8 @@ impl Machine {
             Wait::Arena(connection, arena) => {
                 self.end_arena(connection, arena, Why::Cancelled, Side::Client);
             }
+            // It cannot be undone.
+            Wait::Revocation(_) => {}
         }
     }
 
@@ -240,6 +262,23 @@ impl Machine {
         waited
     }
 
+    /// Whoever receives no longer does if dead, or if the capability that they serve with is revoked:
+    /// they may be waiting to be buried, or it to be reaped.
+    pub(super) fn look_at_receiver(&mut self, id: ObjectId) {
+        if let Some(receiver) = self.endpoints.get(&id).and_then(|it| it.receiver.as_ref())
+            && (!self.tasks.contains(receiver.task) || self.tree.is_doomed(receiver.node))
+        {
+            self.stop_serving_with(id, receiver.node);
+        }
+    }
+
+    /// How many can send to an endpoint, for one who may receive from it.
+    pub(super) fn senders(&self, id: NodeId) -> Option<Senders> {
+        let node = self.tree.get(id)?;
+        let endpoint = self.endpoints.get(&node.object.id())?;
+        node.powers.rights.contains(Rights::RECEIVE).then(|| endpoint.could_send())
+    }
+
     /// A capability has left its space: whoever serves with it does so no longer.
     pub(super) fn stop_serving_with(&mut self, id: ObjectId, node: NodeId) {
         let Some(endpoint) = self.endpoints.get_mut(&id) else { return };
@@ -259,6 +298,7 @@ impl Machine {
         }
         if rights.contains(endpoint.sends()) {
             endpoint.senders.add(1);
+            endpoint.senders_made = endpoint.senders_made.saturating_add(1);
         }
     }
 
@@ -271,7 +311,8 @@ impl Machine {
             if endpoint.senders.is_zero()
                 && let Some(receiver) = endpoint.receiver.as_ref().map(|receiver| receiver.task)
             {
-                self.tell(receiver, Event::NoSenders { endpoint: id }, Vec::new());
+                let made = endpoint.senders_made;
+                self.tell(receiver, Event::NoSenders { endpoint: id, made }, Vec::new());
             }
         }
         let Some(endpoint) = self.endpoints.get_mut(&id) else { return };
@@ -304,11 +345,16 @@ impl Machine {
     fn resume(&mut self, id: ObjectId) {
         let parked = self.endpoints.get_mut(&id).map(|it| core::mem::take(&mut it.parked));
         for parked in parked.unwrap_or_default().into_values() {
-            let Parked { client, transaction, node, wanted, .. } = parked;
+            let Parked { client, transaction, slot, node, wanted } = parked;
             if let Some(task) = self.tasks.get_mut(client) {
                 task.waits.remove(&transaction);
             }
-            if let Err(error) = self.begin(client, transaction, id, node, wanted) {
+            let begun = if self.tree.is_doomed(node) {
+                Err(KernelError::BadSlot(slot))
+            } else {
+                self.begin(client, transaction, id, node, wanted)
+            };
+            if let Err(error) = begun {
                 self.tree.remove(node);
                 self.answer(client, transaction, Err(error));
             }

@@ -9,7 +9,7 @@
 
 use super::tree::{Holder, NodeId, Object, Powers, Wish};
 use super::{Machine, Reply, bounded, label};
-use rendez_protocol::kernel::{Answer, DoorRule, Give, KernelError, ObjectKind};
+use rendez_protocol::kernel::{Answer, DoorRule, Give, How, KernelError, ObjectKind};
 use rendez_protocol::{Rights, Slot, TaskId, limit};
 
 /// A rule, and the capabilities that the kernel keeps for it.
@@ -89,7 +89,9 @@ impl Machine {
         let mut given = Vec::with_capacity(gifts.len());
         for gift in gifts {
             if let Some(object) = self.tree.get(gift.from).map(|node| node.object) {
-                let id = self.plant(Some(gift.from), object, gift.powers, Holder::FrontDoor);
+                let origin = self.origin(TaskId::KERNEL, How::FrontDoor);
+                let id =
+                    self.plant(Some(gift.from), object, gift.powers, Holder::FrontDoor, origin);
                 given.push((gift.name.into(), id));
             }
         }
@@ -125,6 +127,7 @@ impl Machine {
                 let Give { rights, badge, limits, .. } = *give;
                 let (from, powers) =
                     self.passable(who, give.slot, Wish { rights, badge, limits })?;
+                self.tree.admits_below(from)?;
                 Ok(Gift { name: &give.name, from, powers })
             })
             .collect()

@@ -192,18 +192,31 @@ impl Machine {
             // It has ended already; now its status word is not looked at any more.
             task.lingering.remove(&end);
             task.words.put(index);
+            self.acknowledge(who, end.0, end.1);
             return Ok(Some(Answer::Done));
         }
-        let side = self.side_of(who, id)?;
+        let side = self.end_of(who, id)?;
         // These two are the kernel's to say.
         let why = if matches!(why, Why::Dead | Why::Revoked) { Why::Closed } else { why };
         self.end(id, why, Some(side));
         Ok(Some(Answer::Done))
     }
 
-    /// Ends a connection because a capability behind it is revoked.
-    pub(super) fn sever(&mut self, id: ConnectionId) {
+    /// Ends a connection because a capability behind it is revoked; `by` which revocation.
+    pub(super) fn sever(&mut self, id: ConnectionId, by: Option<u64>) {
+        if let Some(revocation) = by {
+            self.wants_acknowledgement(revocation, id);
+        }
         self.end(id, Why::Revoked, None);
+    }
+
+    /// The server of a connection that has ended was never told that it began.
+    pub(super) fn never_heard(&mut self, who: TaskId, id: ConnectionId) {
+        let Some(task) = self.tasks.get_mut(who) else { return };
+        if let Some(index) = task.lingering.remove(&(id, Side::Server)) {
+            task.words.put(index);
+            self.acknowledge(who, id, Side::Server);
+        }
     }
 
     /// Ends a connection, at whatever phase. `asker`, the end that wanted it, is not told again.

@@ -10,7 +10,8 @@
 //! | file | object |
 //! |---|---|
 //! | `task`, `death` | tasks: made, admitted, greeted, dead |
-//! | `space` | capability spaces: mint, move, delete, revoke, inspect |
+//! | `space` | capability spaces: mint, move, delete, inspect, where one came from |
+//! | `revoke` | revocation, in portions and acknowledged |
 //! | `tree` | the derivation tree, in which all capabilities hang |
 //! | `endpoint` | endpoints: their one receiver, and the connects that wait for it |
 //! | `connection`, `handshake` | connections: made in steps, ended in one |
@@ -78,6 +79,7 @@ mod handshake;
 mod hold;
 mod notification;
 mod region;
+mod revoke;
 mod space;
 mod spare;
 mod table;
@@ -93,17 +95,19 @@ mod work;
 use crate::effect::{Alarm, Attach, Effect, Pair, Side};
 use crate::quota::Quotas;
 use connection::{Connection, Wanted};
+use death::Remains;
 use endpoint::Endpoint;
 use front_door::FrontDoor;
 use region::Region;
 use rendez_protocol::kernel::{Answer, Credentials, Event, Hello, KernelError, Request};
 use rendez_protocol::{ConnectionId, ObjectId, Slot, SpareId, TaskId, Ticket, Why, limit};
+use revoke::Revocation;
 use std::collections::BTreeMap;
 use table::Table;
 use task::Task;
 use ticket::Escrow;
 use tree::{Tree, Wish};
-use work::Works;
+use work::{PORTION, Works};
 
 /// Everything that the kernel knows.
 #[derive(Debug)]
@@ -117,6 +121,11 @@ pub struct Machine {
     escrow: BTreeMap<Ticket, Escrow>,
     /// What was put off, by whose doing it is.
     works: Works,
+    /// Nodes that are handled at most between two requests.
+    portion: usize,
+    revocations: BTreeMap<u64, Revocation>,
+    /// What is left of dead tasks.
+    remains: BTreeMap<TaskId, Remains>,
     front_door: FrontDoor,
     /// Objects, tickets and connects that waited, so far: identities that are never used again.
     numbered: u64,
@@ -140,6 +149,9 @@ impl Machine {
             connections: Table::default(),
             escrow: BTreeMap::new(),
             works: Works::default(),
+            portion: PORTION,
+            revocations: BTreeMap::new(),
+            remains: BTreeMap::new(),
             front_door: FrontDoor::default(),
             numbered: 0,
             effects: Vec::new(),
@@ -312,6 +324,18 @@ impl Machine {
         effects.append(&mut self.effects);
     }
 
+    /// The server of a connection that has ended was never told of it, neither of its beginning nor
+    /// of its end: its status word is looked at by nobody.
+    pub(crate) fn unheard(
+        &mut self,
+        server: TaskId,
+        connection: ConnectionId,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.never_heard(server, connection);
+        effects.append(&mut self.effects);
+    }
+
     /// A task is dead: its pidfd or its socket said so, or the shell gave up on it. Idempotent.
     pub(crate) fn died(&mut self, who: TaskId, effects: &mut Vec<Effect>) {
         if who != TaskId::KERNEL {
@@ -352,7 +376,7 @@ impl Machine {
     /// A living task's name.
     #[must_use]
     pub fn name(&self, who: TaskId) -> Option<&str> {
-        self.tasks.get(who).map(|task| task.name.as_str())
+        self.tasks.get(who).map(|task| task.name.as_ref())
     }
 
     /// All living tasks but the kernel's own.
@@ -391,8 +415,9 @@ impl Machine {
             }
             Request::Move { slot } => self.relocate(who, slot),
             Request::Delete { slot } => self.delete(who, slot),
-            Request::Revoke { slot } => self.revoke(who, slot),
+            Request::Revoke { slot } => self.revoke(who, transaction, slot),
             Request::Inspect { slot } => self.inspect(who, slot),
+            Request::Provenance { slot, of } => self.provenance(who, slot, of),
             Request::Offer { connection, items } => self.offer(who, connection, &items),
             Request::Accept { connection, ticket } => self.accept(who, connection, ticket),
             Request::Watch { slot } => self.watch(who, transaction, slot),

@@ -30,7 +30,7 @@ use super::words::Words;
 use super::{Machine, Reply};
 use crate::effect::{Attach, Effect, Pair, Side};
 use crate::quota::Count;
-use rendez_protocol::kernel::{Answer, Doorbell, KernelError, ObjectKind, Shape};
+use rendez_protocol::kernel::{Answer, Doorbell, How, KernelError, ObjectKind, Shape};
 use rendez_protocol::status::ConnectionState;
 use rendez_protocol::{ConnectionId, ObjectId, Rights, Slot, TaskId, Why};
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,7 +54,13 @@ impl Machine {
         task.notifications.add(1);
         self.endpoints.insert(id, Endpoint::new(ObjectKind::Notification, who));
         let powers = Powers::first(NOTIFICATION_RIGHTS);
-        Ok(Some(Answer::Slot(self.place(who, None, Object::Notification(id), powers)?)))
+        Ok(Some(Answer::Slot(self.place(
+            who,
+            None,
+            Object::Notification(id),
+            powers,
+            How::Created,
+        )?)))
     }
 
     /// What a capability must name to be received from or connected to: a notification if it is one,
@@ -85,7 +91,7 @@ impl Machine {
         let id = self.connections.next_id();
         let Some((index, reused)) = self.take_word(who, id, Side::Client) else { return Ok(None) };
         let holder = Holder::End(id, Side::Client);
-        let own = self.tree.insert(Some(from), Node { holder, watches: false, ..node });
+        let own = self.tree.make(from, Node { holder, watches: false, ..node });
         if let Some(task) = self.tasks.get_mut(who) {
             task.client_connections.add(1);
             task.segment_bytes.add(wanted.bytes());
@@ -125,6 +131,8 @@ impl Machine {
 
     /// A poster's segment is ready, or there is a receiver now: brings them together if both are so.
     pub(super) fn meet(&mut self, id: ConnectionId, client: u64) {
+        let Some(connection) = self.connections.get(id) else { return };
+        self.look_at_receiver(connection.endpoint);
         let Some(connection) = self.connections.get_mut(id) else { return };
         let target = self.endpoints.get_mut(&connection.endpoint);
         let Some(target) = target.filter(|target| !target.receivers.is_zero()) else {
@@ -142,8 +150,7 @@ impl Machine {
         }
         let Some((index, reused)) = self.take_word(receiver.task, id, Side::Server) else { return };
         let holder = Holder::End(id, Side::Server);
-        let node =
-            self.tree.insert(Some(receiver.node), Node { holder, watches: false, ..serving });
+        let node = self.tree.make(receiver.node, Node { holder, watches: false, ..serving });
         let task = receiver.task;
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.server = End { task, index, reused, node, doorbell: Doorbell::Futex };

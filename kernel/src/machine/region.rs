@@ -21,7 +21,7 @@ use super::tree::{Object, Powers};
 use super::{Machine, Reply};
 use crate::effect::{Attach, Effect};
 use crate::quota::Count;
-use rendez_protocol::kernel::{Answer, KernelError, ObjectKind, RegionKind};
+use rendez_protocol::kernel::{Answer, How, KernelError, ObjectKind, RegionKind};
 use rendez_protocol::{ObjectId, Rights, Slot, TaskId, limit};
 
 /// All rights that there are to a region that nobody but its maker writes.
@@ -73,7 +73,8 @@ impl Machine {
         self.regions.insert(id, Region { maker: who, bytes, kind, ready, capabilities });
         self.effects.push(Effect::MakeRegion { region: id, bytes, kind });
         let rights = if kind == RegionKind::Shared { WRITABLE } else { READABLE };
-        let capability = self.place(who, None, Object::Region(id), Powers::first(rights))?;
+        let capability =
+            self.place(who, None, Object::Region(id), Powers::first(rights), How::Created)?;
         let attach = vec![Attach::Region(id)];
         self.answer_with(who, transaction, Answer::Region(capability), attach);
         Ok(None)

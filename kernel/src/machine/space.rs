@@ -4,11 +4,14 @@
 //! anybody else and a stale one is refused. A capability that was moved into escrow keeps its slot
 //! reserved, so that it can come back to where it was.
 
-use super::tree::{Holder, Node, NodeId, Object, Powers, Wish};
+use super::tree::{Holder, Node, NodeId, Object, Origin, Powers, Removed, Step, Wish};
+use super::work::Work;
 use super::{Machine, Reply};
-use rendez_protocol::kernel::{Answer, Capability, KernelError, ObjectKind, Received};
-use rendez_protocol::{Rights, Slot, TaskId};
-use std::collections::BTreeSet;
+use rendez_protocol::kernel::{
+    Answer, Capability, How, KernelError, ObjectKind, Provenance, Received,
+};
+use rendez_protocol::{Rights, Slot, TaskId, limit};
+use std::sync::Arc;
 
 /// What lies in a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +28,9 @@ impl Machine {
         let (parent, node) = self.capability(who, slot)?;
         needs(slot, &node, Rights::MINT | wish.rights)?;
         let powers = derived(slot, &node, wish)?;
-        Ok(Some(Answer::Slot(self.place(who, Some(parent), node.object, powers)?)))
+        self.tree.admits_below(parent)?;
+        let minted = self.place(who, Some(parent), node.object, powers, How::Minted)?;
+        Ok(Some(Answer::Slot(minted)))
     }
 
     /// Moves a capability to a new slot.
@@ -45,33 +50,6 @@ impl Machine {
         Ok(Some(Answer::Done))
     }
 
-    /// Deletes what is derived from a capability, and severs the connections made with that.
-    pub(super) fn revoke(&mut self, who: TaskId, slot: Slot) -> Reply {
-        let (top, _) = self.capability(who, slot)?;
-        let mut capabilities: u32 = 0;
-        let mut connections = BTreeSet::new();
-        let doomed = self.tree.revocable(top);
-        // Who loses the capability to watch hears nothing of what else goes now.
-        for id in &doomed {
-            if let Some(node) = self.tree.get(*id).copied() {
-                self.forget_watch(*id, &node);
-            }
-        }
-        // Children first: nothing is hung over only to go too.
-        for id in doomed.into_iter().rev() {
-            match self.tree.get(id).map(|node| node.holder) {
-                Some(Holder::End(connection, _)) => _ = connections.insert(connection),
-                Some(holder) if holder.is_capability() => {
-                    capabilities = capabilities.saturating_add(1);
-                }
-                _ => {}
-            }
-            self.remove(id);
-        }
-        let connections = u32::try_from(connections.len()).unwrap_or(u32::MAX);
-        Ok(Some(Answer::Revoked { capabilities, connections }))
-    }
-
     /// Looks at a capability.
     pub(super) fn inspect(&mut self, who: TaskId, slot: Slot) -> Reply {
         let (id, _) = self.capability(who, slot)?;
@@ -80,8 +58,43 @@ impl Machine {
                 itself,
                 descendants: self.tree.descendants(id),
                 depth: self.tree.depth(id),
+                senders: self.senders(id),
             })
         }))
+    }
+
+    /// Says where a capability came from. Needs INSPECT on it; of somebody else's, on the kernel's
+    /// own task.
+    pub(super) fn provenance(
+        &mut self,
+        who: TaskId,
+        slot: Slot,
+        of: Option<(TaskId, Slot)>,
+    ) -> Reply {
+        let id = match of {
+            None => {
+                let (id, node) = self.capability(who, slot)?;
+                needs(slot, &node, Rights::INSPECT)?;
+                id
+            }
+            Some((whose, theirs)) => {
+                self.kernel_capability(who, slot, Rights::INSPECT)?;
+                self.capability(whose, theirs)?.0
+            }
+        };
+        let (steps, omitted) = self.tree.provenance(id, limit::PROVENANCE_STEPS_MAX);
+        let told = |Step { origin: Origin { task, name, how }, powers }: Step| {
+            let (rights, badge) = (powers.rights, powers.badge);
+            rendez_protocol::kernel::Step { task, name: name.as_ref().into(), how, rights, badge }
+        };
+        let steps = steps.into_iter().map(told).collect();
+        Ok(Some(Answer::Provenance(Provenance { steps, omitted })))
+    }
+
+    /// That a task has something, and how it came to it.
+    pub(super) fn origin(&self, task: TaskId, how: How) -> Origin {
+        let name = self.tasks.get(task).map_or_else(|| "?".into(), |of| Arc::clone(&of.name));
+        Origin { task, name, how }
     }
 
     /// The capability in a task's slot.
@@ -92,8 +105,10 @@ impl Machine {
     ) -> Result<(NodeId, Node), KernelError> {
         let cell = self.tasks.get(who).and_then(|task| task.space.get(slot));
         match cell {
-            Some(Cell::Held(id)) => self.tree.get(*id).map(|node| (*id, *node)),
-            Some(Cell::Reserved) | None => None,
+            Some(Cell::Held(id)) if !self.tree.is_doomed(*id) => {
+                self.tree.get(*id).map(|node| (*id, *node))
+            }
+            Some(_) | None => None,
         }
         .ok_or(KernelError::BadSlot(slot))
     }
@@ -150,6 +165,7 @@ impl Machine {
         parent: Option<NodeId>,
         object: Object,
         powers: Powers,
+        how: How,
     ) -> Result<Received, KernelError> {
         self.space_for(who, 1)?;
         let Some(task) = self.tasks.get_mut(who) else {
@@ -157,7 +173,8 @@ impl Machine {
         };
         task.capabilities.add(1);
         let slot = task.space.insert(Cell::Reserved);
-        let id = self.plant(parent, object, powers, Holder::Slot(who, slot));
+        let origin = self.origin(who, how);
+        let id = self.plant(parent, object, powers, Holder::Slot(who, slot), origin);
         if let Some(cell) = self.tasks.get_mut(who).and_then(|task| task.space.get_mut(slot)) {
             *cell = Cell::Held(id);
         }
@@ -171,13 +188,14 @@ impl Machine {
         object: Object,
         powers: Powers,
         holder: Holder,
+        origin: Origin,
     ) -> NodeId {
         match object {
             Object::Endpoint(id) | Object::Notification(id) => self.count_in(id, powers.rights),
             Object::Region(region) => self.region_in(region),
             Object::Task { .. } => {}
         }
-        self.tree.insert(parent, Node { object, powers, holder, watches: false })
+        self.tree.derive(parent, Node { object, powers, holder, watches: false }, origin)
     }
 
     /// What its owner is told of a capability, if it lies in a slot.
@@ -199,13 +217,21 @@ impl Machine {
     /// One removal can cause others, but never a chain of them: a severed connection voids its
     /// tickets, and a void ticket removes capabilities with which nothing was made.
     pub(super) fn remove(&mut self, id: NodeId) {
-        let Some(node) = self.tree.remove(id) else { return };
+        let Some(Removed { node, stays }) = self.tree.remove(id) else { return };
+        if stays {
+            let by = match node.holder {
+                Holder::Slot(who, _) => who,
+                _ => TaskId::KERNEL,
+            };
+            self.works.put(by, Work::Dissolve(id));
+        }
         match node.holder {
             Holder::Slot(task, slot) => self.free_slot(task, slot),
             Holder::Ticket(ticket) => self.void(ticket),
             Holder::FrontDoor => self.front_door.forget(id),
             Holder::Parked(endpoint, number) => self.refuse_parked(endpoint, number),
-            Holder::End(connection, _) => self.sever(connection),
+            Holder::End(connection, _) => self.sever(connection, None),
+            Holder::Gone => {}
         }
         if node.holder.is_capability() {
             self.unbind(id, &node);

@@ -16,11 +16,12 @@ use crate::effect::Side;
 use crate::effect::{Attach, Effect};
 use crate::quota::Count;
 use rendez_protocol::kernel::{
-    Answer, Credentials, Give, Given, Hello, KernelError, ObjectKind, TaskInfo,
+    Answer, Credentials, Give, Given, Hello, How, KernelError, ObjectKind, TaskInfo,
 };
 use rendez_protocol::version::PROTOCOL;
 use rendez_protocol::{ConnectionId, ObjectId, Rights, Slot, SpareId, TaskId, limit};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// All rights that there are to a task.
 pub(super) const TASK_RIGHTS: Rights = Rights::WATCH
@@ -63,7 +64,7 @@ pub(super) struct Share {
 /// One task.
 #[derive(Debug)]
 pub(super) struct Task {
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     pub(super) object: ObjectId,
     pub(super) parent: Option<TaskId>,
     pub(super) credentials: Option<Credentials>,
@@ -104,6 +105,12 @@ pub(super) struct Task {
     pub(super) lingering: BTreeMap<(ConnectionId, Side), u32>,
     /// Capabilities with which this task is watched.
     pub(super) watchers: BTreeSet<NodeId>,
+    /// Revocations that it has asked for and that are not done.
+    pub(super) revocations: Count,
+    /// Of `lingering`, those that were severed by revocations that wait for this task's word.
+    pub(super) severed: BTreeMap<(ConnectionId, Side), u64>,
+    /// How many connections of each such revocation it has not acknowledged.
+    pub(super) acknowledges: BTreeMap<u64, u32>,
 }
 
 impl Task {
@@ -169,6 +176,9 @@ impl Machine {
             words: Words::new(),
             lingering: BTreeMap::new(),
             watchers: BTreeSet::new(),
+            revocations: Count::default(),
+            severed: BTreeMap::new(),
+            acknowledges: BTreeMap::new(),
         })
     }
 
@@ -176,7 +186,8 @@ impl Machine {
         let id = self.insert_task(name, None);
         self.give_own(id);
         if let Some(object) = self.task_object(TaskId::KERNEL)
-            && let Ok(kernel) = self.place(id, None, object, Powers::first(KERNEL_RIGHTS))
+            && let Ok(kernel) =
+                self.place(id, None, object, Powers::first(KERNEL_RIGHTS), How::Created)
             && let Some(task) = self.tasks.get_mut(id)
         {
             task.given.push(("kernel".into(), kernel.slot));
@@ -207,7 +218,7 @@ impl Machine {
         if let Some(creator) = self.tasks.get_mut(who) {
             creator.children.insert(id);
         }
-        let capability = self.place(who, None, object, Powers::first(TASK_RIGHTS))?;
+        let capability = self.place(who, None, object, Powers::first(TASK_RIGHTS), How::Created)?;
         self.give_own(id);
         for gift in gifts {
             self.give(id, gift.name, gift.from, gift.powers);
@@ -233,7 +244,9 @@ impl Machine {
         }
         self.give_own(id);
         for (name, from) in given {
-            if let Some(powers) = self.tree.get(from).map(|node| node.powers) {
+            if let Some(powers) = self.tree.get(from).map(|node| node.powers)
+                && !self.tree.is_doomed(from)
+            {
                 self.give(id, &name, from, powers);
             }
         }
@@ -318,7 +331,7 @@ impl Machine {
             .filter(|(id, _)| *id != TaskId::KERNEL)
             .map(|(id, task)| TaskInfo {
                 id,
-                name: task.name.clone(),
+                name: task.name.as_ref().into(),
                 credentials: task.credentials,
                 parent: task.parent,
                 capabilities: task.capabilities.shown(),
@@ -368,7 +381,7 @@ impl Machine {
     /// Gives a new task the capability to itself. It derives from none, so nobody can revoke it.
     fn give_own(&mut self, id: TaskId) {
         let Some(object) = self.task_object(id) else { return };
-        let own = self.place(id, None, object, Powers::first(TASK_RIGHTS)).ok();
+        let own = self.place(id, None, object, Powers::first(TASK_RIGHTS), How::Created).ok();
         if let Some(task) = self.tasks.get_mut(id) {
             task.own = own.map(|own| own.slot);
         }
@@ -376,7 +389,7 @@ impl Machine {
 
     fn give(&mut self, to: TaskId, name: &str, from: NodeId, powers: Powers) {
         let Some(object) = self.tree.get(from).map(|node| node.object) else { return };
-        let given = self.place(to, Some(from), object, powers);
+        let given = self.place(to, Some(from), object, powers, How::Given);
         if let (Ok(given), Some(task)) = (given, self.tasks.get_mut(to)) {
             task.given.push((name.into(), given.slot));
         }

@@ -4,13 +4,22 @@
 //! the one that it comes from, and belongs to the ticket; a moved one keeps its place in the tree,
 //! and its slot stays reserved. So a revocation finds both, and voids the whole ticket. Until it is
 //! accepted, a ticket counts against the one who offered.
+//!
+//! Accepting is one request, so it is before or after anything else that happens to the ticket:
+//!
+//! | what comes first | what accepting comes to | what was moved |
+//! |---|---|---|
+//! | the offerer dies | refused: the connection is over | gone |
+//! | the receiver dies, or either end disconnects | nobody accepts any more | back in its slot |
+//! | anything in the ticket is revoked | refused, the whole of it | back, if it was not that |
+//! | the receiver's quota is exhausted | refused, and the ticket stays good | in escrow still |
 
 use super::connection::Phase;
 use super::space::Cell;
 use super::tree::{Holder, NodeId, Powers, Wish};
 use super::{Machine, Reply, bounded};
 use crate::effect::Side;
-use rendez_protocol::kernel::{Answer, KernelError, Offer, Received, Travel};
+use rendez_protocol::kernel::{Answer, How, KernelError, Offer, Received, Travel};
 use rendez_protocol::{ConnectionId, Slot, TaskId, Ticket, limit};
 
 /// What a ticket stands for.
@@ -60,6 +69,9 @@ impl Machine {
             }
             let Offer { slot, rights, badge, limits, travel } = *item;
             let (node, powers) = self.passable(who, slot, Wish { rights, badge, limits })?;
+            if travel == Travel::Mint {
+                self.tree.admits_below(node)?;
+            }
             allowed.push(Item { node, slot, powers, travel });
         }
 
@@ -80,7 +92,8 @@ impl Machine {
         let holder = Holder::Ticket(ticket);
         match item.travel {
             Travel::Mint => {
-                let minted = self.plant(Some(item.node), node.object, item.powers, holder);
+                let origin = self.origin(who, How::Offered);
+                let minted = self.plant(Some(item.node), node.object, item.powers, holder, origin);
                 if let Some(task) = self.tasks.get_mut(who) {
                     task.capabilities.add(1);
                 }
@@ -100,7 +113,11 @@ impl Machine {
         self.side_of(who, id)?;
         let Some(escrow) = self.escrow.get(&ticket).filter(|escrow| {
             let receiver = self.connections.get(id).map(|it| it.end(escrow.from.other()).task);
-            escrow.connection == id && receiver == Some(who)
+            let usable = |item: &Item| !self.tree.is_doomed(item.node);
+            escrow.connection == id
+                && receiver == Some(who)
+                && self.tasks.contains(escrow.offerer)
+                && escrow.items.iter().all(usable)
         }) else {
             return Err(KernelError::BadTicket);
         };
@@ -114,14 +131,25 @@ impl Machine {
             }
             let Some(node) = self.tree.get(item.node).copied() else { continue };
             if node.powers == item.powers {
-                received.extend(self.settle(who, item.node));
+                received.extend(self.settle(who, item.node, item.travel));
             } else {
                 // Moved with less: what arrives takes its place in the tree, without its powers.
-                received.extend(self.place(who, Some(item.node), node.object, item.powers));
+                let (object, powers) = (node.object, item.powers);
+                received.extend(self.place(who, Some(item.node), object, powers, How::Moved));
                 self.remove(item.node);
             }
         }
         Ok(Some(Answer::Received(received)))
+    }
+
+    /// Ends the first of a connection's tickets. Whether it had any.
+    pub(super) fn void_one(&mut self, connection: ConnectionId) -> bool {
+        let tickets = self.connections.get(connection).map(|connection| &connection.tickets);
+        let Some(ticket) = tickets.and_then(|tickets| tickets.first().copied()) else {
+            return false;
+        };
+        self.void(ticket);
+        true
     }
 
     /// Ends a ticket that nobody has accepted: what was moved returns to a living offerer, the rest
@@ -159,7 +187,12 @@ impl Machine {
     }
 
     /// Puts a capability that lay in escrow into a new slot.
-    fn settle(&mut self, who: TaskId, id: NodeId) -> Option<Received> {
+    fn settle(&mut self, who: TaskId, id: NodeId, travel: Travel) -> Option<Received> {
+        let origin = |how| self.origin(who, how);
+        match travel {
+            Travel::Mint => self.tree.arrived(id, origin(How::Offered)),
+            Travel::Move => self.tree.handed(id, origin(How::Moved)),
+        }
         let task = self.tasks.get_mut(who)?;
         task.capabilities.add(1);
         let slot = task.space.insert(Cell::Held(id));

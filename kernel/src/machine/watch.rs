@@ -27,6 +27,9 @@ impl Machine {
             }
         }
         self.answer(who, transaction, Ok(Answer::Done));
+        if let Object::Endpoint(id) | Object::Notification(id) = node.object {
+            self.look_at_receiver(id);
+        }
         if let Some(fate) = self.fate(node.object) {
             self.tell_watcher(id, fate);
         }
@@ -63,6 +66,10 @@ impl Machine {
     pub(super) fn tell_watcher(&mut self, id: NodeId, what: Fate) {
         let Some(node) = self.tree.get(id).copied() else { return };
         let Holder::Slot(who, slot) = node.holder else { return };
+        // Whoever is losing the capability hears nothing of what else goes, nor anything twice.
+        if !node.watches || self.tree.is_doomed(id) {
+            return;
+        }
         self.tell(who, Event::Watched { slot, object: node.object.id(), what }, Vec::new());
         let is_last = match node.object {
             Object::Task { .. } | Object::Region(_) => true,

@@ -6,23 +6,26 @@
 //! for more than one. Those by whose doing there is something to do take turns, so that one who has
 //! put off much delays the others' by one portion each.
 
-#![expect(dead_code, reason = "nothing is put off yet")]
-
 use super::Machine;
-use rendez_protocol::TaskId;
+use super::tree::NodeId;
+use rendez_protocol::{TaskId, limit};
 use std::collections::VecDeque;
 
 /// Nodes that are handled at most between two requests.
 pub(super) const PORTION: usize = 64;
 
 /// Something that was put off.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Work {
-    /// What this revocation takes.
+    /// Reaping what this revocation takes.
     Revocation(u64),
+    /// Ending what a dead task had.
+    Death(TaskId),
+    /// Hanging over what is below a node that is gone.
+    Dissolve(NodeId),
 }
 
-/// All that was put off. In turn, whose doing it is, each with what there is, in order.
+/// All that was put off. In turn, by whose doing, each with what there is, in order.
 #[derive(Debug, Default)]
 pub(super) struct Works {
     turns: VecDeque<(TaskId, VecDeque<Work>)>,
@@ -56,11 +59,30 @@ impl Works {
 impl Machine {
     /// Does one portion.
     pub(super) fn work(&mut self) {
-        match self.works.take() {
-            Some((_, Work::Revocation(_))) | None => {}
+        let Some((by, work)) = self.works.take() else { return };
+        let done = match work {
+            Work::Revocation(id) => self.reap(id),
+            Work::Death(who) => self.bury_some(who),
+            Work::Dissolve(id) => self.tree.hang_over(id, self.portion),
+        };
+        if !done {
+            self.works.put(by, work);
         }
     }
 
-    /// The time for acknowledging a revocation is over.
-    pub(super) fn grace_over(&mut self, _revocation: u64) {}
+    /// Whether the portion that was begun when so many nodes had been handled might be exceeded by
+    /// another step: one handles at most a whole ticket.
+    pub(super) fn spent(&self, begun: u64) -> bool {
+        let handled = usize::try_from(self.tree.handled.wrapping_sub(begun)).unwrap_or(usize::MAX);
+        let most =
+            self.portion.saturating_sub(limit::TICKET_CAPABILITIES_MAX.min(self.portion / 2));
+        handled >= most
+    }
+
+    /// Hangs over what is below a node that is gone, as much as there may be now.
+    pub(super) fn dissolve(&mut self, by: Option<TaskId>, id: NodeId) {
+        if !self.tree.hang_over(id, self.portion) {
+            self.works.put(by.unwrap_or(TaskId::KERNEL), Work::Dissolve(id));
+        }
+    }
 }

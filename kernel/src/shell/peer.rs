@@ -77,7 +77,7 @@ impl Outgoing {
                 Some(Topic::Offered(Pair::Arena(*connection, *arena)))
             }
             Event::Watched { slot, object, .. } => Some(Topic::Watched(*slot, *object)),
-            Event::NoSenders { endpoint } => Some(Topic::NoSenders(*endpoint)),
+            Event::NoSenders { endpoint, .. } => Some(Topic::NoSenders(*endpoint)),
             Event::Closed { .. } | Event::Detached { .. } => None,
         };
         Self { transaction: 0, code: frame::EVENT, payload, descriptors, topic }

@@ -201,6 +201,7 @@ impl Shell {
         match event {
             // The server has not been told of it, and need not be.
             Event::Closed { connection, .. } if peer.take_back((*connection).into()) => {
+                self.apply(Input::Unheard { server: to, connection: *connection });
                 return self.flush(id);
             }
             Event::Detached { connection, arena }

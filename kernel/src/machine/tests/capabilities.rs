@@ -1,4 +1,4 @@
-use super::{Answer, KernelError, Request, Rights, Slot, World, connect, give, pair};
+use super::{Answer, KernelError, Request, Rights, Slot, World, connect, give, pair, revoked};
 use crate::machine::endpoint::ENDPOINT_RIGHTS;
 use crate::quota::Quotas;
 use rendez_protocol::kernel::{Event, Give, Limits, ObjectKind};
@@ -142,7 +142,7 @@ fn what_was_derived_from_a_deleted_one_passes_to_its_parent() {
     world.ask(first, Request::Delete { slot: middle });
     assert_eq!(world.inspect(first, low).depth, 1);
     let answer = world.ask(first, Request::Revoke { slot: top });
-    assert_eq!(answer, Answer::Revoked { capabilities: 1, connections: 0 });
+    assert_eq!(answer, revoked(1, 0));
     assert_eq!(world.fail(first, Request::Inspect { slot: low }), KernelError::BadSlot(low));
 }
 
@@ -155,13 +155,13 @@ fn revoking_takes_all_descendants_in_all_spaces_and_not_itself() {
     let (grandchild, _, theirs) = world.spawn(child, vec![give(held[0], rights)]);
     let own = world.mint(grandchild, theirs[0], Rights::SEND);
     let answer = world.ask(first, Request::Revoke { slot: top });
-    assert_eq!(answer, Answer::Revoked { capabilities: 3, connections: 0 });
+    assert_eq!(answer, revoked(3, 0));
     for (who, slot) in [(child, held[0]), (grandchild, theirs[0]), (grandchild, own)] {
         assert_eq!(world.fail(who, Request::Inspect { slot }), KernelError::BadSlot(slot));
     }
     assert_eq!(world.inspect(first, top).descendants, 0);
     let answer = world.ask(first, Request::Revoke { slot: top });
-    assert_eq!(answer, Answer::Revoked { capabilities: 0, connections: 0 });
+    assert_eq!(answer, revoked(0, 0));
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn revoking_severs_connections_and_tells_both_ends() {
     let id = world.connected(pair.client, pair.send, pair.server);
     world.words();
     let answer = world.ask(pair.first, Request::Revoke { slot: pair.endpoint });
-    assert_eq!(answer, Answer::Revoked { capabilities: 2, connections: 1 });
+    assert_eq!(answer, revoked(2, 1));
     assert_eq!(world.words(), [(pair.client, 1, 2), (pair.server, 1, 2)]);
     let closed = Event::Closed { connection: id, why: Why::Revoked };
     assert_eq!(world.events(pair.client), std::slice::from_ref(&closed));
@@ -186,7 +186,7 @@ fn revoking_spares_the_holders_own_connection() {
     let own = world.connected(pair.client, pair.send, pair.server);
     let theirs = world.connected(pair.client, below, pair.server);
     let answer = world.ask(pair.client, Request::Revoke { slot: pair.send });
-    assert_eq!(answer, Answer::Revoked { capabilities: 1, connections: 1 });
+    assert_eq!(answer, revoked(1, 1));
     let refused = |world: &mut World, connection: ConnectionId| {
         world.ask(pair.client, Request::Disconnect { connection, why: Why::Closed })
     };
@@ -229,7 +229,7 @@ fn a_deep_chain_is_revoked_and_its_middle_deleted() {
     }
     assert_eq!(world.inspect(first, chain[200]).depth, 100);
     let answer = world.ask(first, Request::Revoke { slot: top });
-    assert_eq!(answer, Answer::Revoked { capabilities: 100, connections: 0 });
+    assert_eq!(answer, revoked(100, 0));
 }
 
 #[test]

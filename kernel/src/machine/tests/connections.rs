@@ -1,6 +1,6 @@
 use super::{
     Answer, CREDENTIALS, KernelError, Pair, Quotas, Request, Rights, connect, give, mapped, pair,
-    pair_with,
+    pair_with, revoked,
 };
 use crate::effect::{Attach, Effect, Side};
 use rendez_protocol::kernel::{Doorbell, Event, Shape};
@@ -425,6 +425,6 @@ fn revoking_the_receivers_capability_severs_what_it_served() {
     let connection = world.connected(first, own, server);
     world.connected(client, send, server);
     let answer = world.ask(first, Request::Revoke { slot: endpoint });
-    assert_eq!(answer, Answer::Revoked { capabilities: 3, connections: 2 });
+    assert_eq!(answer, revoked(3, 2));
     assert_eq!(world.events(first), [Event::Closed { connection, why: Why::Revoked }]);
 }

@@ -1,6 +1,6 @@
 use super::{
     Answer, KernelError, Quotas, Request, Rights, World, connect, give, mapped, offered, pair,
-    pair_with,
+    pair_with, revoked,
 };
 use rendez_protocol::kernel::{Doorbell, Event, Shape, Travel};
 use rendez_protocol::{Interface, Version};
@@ -137,7 +137,7 @@ fn a_connect_whose_capability_is_revoked_is_refused_and_one_whose_capability_is_
     world.ask(pair.client, Request::Delete { slot });
     assert_eq!(world.answer_to(waits), None);
     let answer = world.ask(pair.first, Request::Revoke { slot: pair.endpoint });
-    assert_eq!(answer, Answer::Revoked { capabilities: 0, connections: 0 });
+    assert_eq!(answer, revoked(0, 0));
     assert_eq!(world.answer_to(waits), Some(Answer::Error(KernelError::BadSlot(slot))));
 }
 
@@ -205,7 +205,7 @@ fn the_receiver_hears_once_when_nobody_can_send_any_more() {
     assert_eq!(world.events(server), []);
     world.connecting(client, send[0]);
     world.die(client);
-    assert_eq!(world.events(server), [Event::NoSenders { endpoint: object }]);
+    assert_eq!(world.events(server), [Event::NoSenders { endpoint: object, made: 2 }]);
     world.mint(server, receive[0], Rights::RECEIVE);
     assert_eq!(world.events(server), []);
 }

@@ -21,7 +21,7 @@ use rendez_protocol::kernel::{
     Answer, Credentials, DoorRule, Doorbell, Event, Give, Given, Hello, KernelError, Limits, Offer,
     Received, Request, Shape, Travel,
 };
-use rendez_protocol::{ConnectionId, Rights, Slot, TaskId, Ticket, Version};
+use rendez_protocol::{ConnectionId, Rights, Slot, TaskId, Ticket, Version, Why};
 
 const CREDENTIALS: Credentials = Credentials { pid: 100, uid: 1000, gid: 1000 };
 
@@ -147,7 +147,36 @@ impl World {
     /// Sends a request that is answered at once.
     fn ask(&mut self, who: TaskId, request: Request) -> Answer {
         let transaction = self.send(who, request);
+        if matches!(self.machine.tasks.get(who), Some(task) if task.waits.contains_key(&transaction))
+        {
+            self.work();
+            self.acknowledge();
+        }
         self.answer_to(transaction).expect("an answer at once")
+    }
+
+    /// Does all that was put off.
+    fn work(&mut self) {
+        while self.machine.is_at_work() {
+            self.machine.step(&mut self.log);
+            self.settle();
+        }
+    }
+
+    /// Has every server acknowledge what was severed.
+    fn acknowledge(&mut self) {
+        let severed: Vec<(TaskId, ConnectionId)> = self
+            .machine
+            .tasks
+            .iter()
+            .flat_map(|(who, task)| {
+                task.severed.keys().map(move |(connection, _)| (who, *connection))
+            })
+            .collect();
+        for (who, connection) in severed {
+            let transaction = self.send(who, Request::Disconnect { connection, why: Why::Closed });
+            assert_eq!(self.answer_to(transaction), Some(Answer::Done));
+        }
     }
 
     /// Sends a request that is answered with an error.
@@ -183,7 +212,7 @@ impl World {
 
     fn serve(&mut self, who: TaskId, slot: Slot) -> u32 {
         match self.ask(who, Request::Serve { slot, interface: None }) {
-            Answer::Serving { generation } => generation,
+            Answer::Serving { generation, .. } => generation,
             other => panic!("not serving: {other:?}"),
         }
     }
@@ -300,4 +329,9 @@ fn mapped(connection: ConnectionId) -> Request {
 
 fn offered(slot: Slot, rights: Rights, travel: Travel) -> Offer {
     Offer { slot, rights, badge: None, limits: Limits::SAME, travel }
+}
+
+/// The answer to a revocation that everybody has acknowledged.
+fn revoked(capabilities: u32, connections: u32) -> Answer {
+    Answer::Revoked { capabilities, connections, unacknowledged: Vec::new() }
 }

@@ -120,6 +120,10 @@ impl Run {
             transaction: 0,
             seen: BTreeMap::new(),
         };
+        if seed % 2 == 1 {
+            // Much is put off that would be done at once.
+            run.machine.portion = 2;
+        }
         let mut effects = Vec::new();
         let first = run.machine.create_first("first", &mut effects);
         run.tasks.push(first);
@@ -363,13 +367,17 @@ impl Run {
             88..91 => {
                 let all = [Why::Closed, Why::Denied, Why::Dead, Why::Revoked, Why::Protocol];
                 let why = self.dice.pick(&all).unwrap();
+                let severed =
+                    self.machine.tasks.get(who).and_then(|task| task.severed.keys().next());
+                let severed = severed.map(|(connection, _)| *connection);
+                let connection = severed.filter(|_| self.dice.one_in(2)).unwrap_or(connection);
                 Request::Disconnect { connection, why }
             }
             91..94 => {
                 let waits: Vec<u64> = self.unanswered.keys().copied().collect();
                 Request::Cancel { transaction: self.dice.pick(&waits).unwrap_or(1) }
             }
-            94..96 => Request::Kill { slot, signal: self.dice.below(70) as i32 - 2 },
+            94 => Request::Kill { slot, signal: self.dice.below(70) as i32 - 2 },
             100..112 => Request::Attach {
                 connection,
                 requests: 4096 * self.dice.below(3) as u32,
@@ -415,6 +423,12 @@ impl Run {
                 } else {
                     Request::Detach { connection, arena }
                 }
+            }
+            95 => {
+                let of = self.dice.pick(&self.tasks).unwrap_or(who);
+                let theirs = self.slot(of, Rights::empty());
+                let of = self.dice.one_in(2).then_some((of, theirs));
+                Request::Provenance { slot: self.slot(who, Rights::INSPECT), of }
             }
             96 => Request::List { slot },
             97 => Request::Page { slot, task: self.dice.pick(&self.tasks).unwrap_or(who) },
@@ -556,6 +570,10 @@ impl Run {
                 self.told(who, connection, status_index);
                 "connecting"
             }
+            Answer::Provenance(provenance) => {
+                assert!(!provenance.steps.is_empty());
+                "provenance"
+            }
             Answer::Ticket(ticket) => {
                 // It is passed on, and everybody else has heard of it too.
                 if let Some((connection, other)) = self.escrow(ticket) {
@@ -589,6 +607,9 @@ impl Run {
             }
             Answer::Connected { .. } => "connected",
             Answer::Serving { .. } => "serving",
+            Answer::Revoked { unacknowledged, .. } if !unacknowledged.is_empty() => {
+                "unacknowledged"
+            }
             Answer::Revoked { connections: 1.., .. } => "severed",
             Answer::Revoked { .. } => "revoked",
             Answer::Error(KernelError::NotCompleted(_)) => "not completed",
@@ -672,9 +693,14 @@ fn anything_in_any_order() {
             run.machine.died(id, &mut Vec::new());
             run.machine.check();
         }
+        while run.machine.is_at_work() {
+            run.machine.step(&mut Vec::new());
+            run.machine.check();
+        }
         assert_eq!(run.machine.tasks().count(), 0);
         assert_eq!(run.machine.connections.len(), 0);
         assert!(run.machine.escrow.is_empty());
+        assert!(run.machine.remains.is_empty());
         let kept = run.machine.front_door.kept().count();
         assert_eq!(run.machine.tree.iter().count(), kept, "only the front door keeps anything");
     }
@@ -699,6 +725,7 @@ fn anything_in_any_order() {
         "not attached",
         "bad arena",
         "serving",
+        "provenance",
         "severed",
         "revoked",
         "not completed",

@@ -2,7 +2,7 @@
 //! from end to end for every question.
 
 use super::random::Dice;
-use super::{Answer, KernelError, Request, Rights, Slot, TaskId, World, give};
+use super::{Answer, KernelError, Request, Rights, Slot, TaskId, World, give, revoked};
 use crate::machine::endpoint::ENDPOINT_RIGHTS;
 use rendez_protocol::kernel::Limits;
 
@@ -130,9 +130,9 @@ fn run(seed: u64) {
             15 => {
                 let below = if lives { reference.below(at) } else { Vec::new() };
                 let capabilities = below.len() as u32;
-                let revoked = Answer::Revoked { capabilities, connections: 0 };
+                let gone = revoked(capabilities, 0);
                 let answer = world.ask(who, Request::Revoke { slot });
-                assert_eq!(answer, if lives { revoked } else { stale }, "seed {seed}");
+                assert_eq!(answer, if lives { gone } else { stale }, "seed {seed}");
                 for gone in below {
                     reference.0[gone].lives = false;
                     reference.0[gone].parent = None;

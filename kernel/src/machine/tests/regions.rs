@@ -1,6 +1,6 @@
 //! Regions: memory as a capability.
 
-use super::{Pair, World, give, offered, pair};
+use super::{Pair, World, give, offered, pair, revoked};
 use crate::effect::{Attach, Effect};
 use crate::machine::region::{READABLE, WRITABLE};
 use crate::quota::Quotas;
@@ -159,8 +159,8 @@ fn a_region_goes_where_any_capability_goes_and_outlives_its_maker() {
     world.die(server);
     assert!(world.log.contains(&Effect::ForgetRegion(id)));
     // Revoked, it is mapped no more; whoever has it mapped keeps it.
-    let revoked = world.ask(first, Request::Revoke { slot: shared });
-    assert_eq!(revoked, Answer::Revoked { capabilities: 1, connections: 0 });
+    let answer = world.ask(first, Request::Revoke { slot: shared });
+    assert_eq!(answer, revoked(1, 0));
     assert_eq!(world.fail(child, map(given[0], true)), KernelError::BadSlot(given[0]));
     world.die(first);
     assert!(world.log.contains(&Effect::ForgetRegion(shared_id)));

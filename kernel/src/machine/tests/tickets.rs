@@ -1,6 +1,6 @@
 use super::{
     Answer, KernelError, Offer, Pair, Quotas, Request, Rights, Slot, TaskId, Ticket, World, give,
-    offered, pair, pair_with,
+    offered, pair, pair_with, revoked,
 };
 use rendez_protocol::kernel::{Limits, Travel};
 use rendez_protocol::{ConnectionId, Why};
@@ -133,7 +133,7 @@ fn a_revocation_reaches_into_escrow_and_voids_the_ticket() {
         let ticket = world.offer(friend, theirs, items);
         let answer = world.ask(first, Request::Revoke { slot: other });
         let capabilities = if travel == Travel::Mint { 2 } else { 1 };
-        assert_eq!(answer, Answer::Revoked { capabilities, connections: 0 });
+        assert_eq!(answer, revoked(capabilities, 0));
         assert_eq!(take(&mut world, server, theirs, ticket), BAD);
         let gone = KernelError::BadSlot(held[0]);
         assert_eq!(world.fail(friend, Request::Inspect { slot: held[0] }), gone);
