@@ -97,8 +97,7 @@ impl Machine {
         };
         let begun = self.tree.handled;
         let mut near = None;
-        loop {
-            let Some(leaf) = self.tree.doomed_leaf(top, near) else { break };
+        while let Some(leaf) = self.tree.doomed_leaf(top, near) {
             if self.spent(begun) {
                 return false;
             }

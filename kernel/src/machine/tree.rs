@@ -419,7 +419,7 @@ impl Tree {
                 revocation
             }
         };
-        self.count(id, -i64::from(doomed));
+        self.count(id, i64::from(doomed).saturating_neg());
         (doomed, revocation)
     }
 
