@@ -4,14 +4,14 @@ mod common;
 
 use common::raw::{RawTask, knock};
 use common::{
-    Assistant, Processes, Role, System, descriptors, eventually, for_ever, info, pid_of, rendez,
-    runtime_of, segments, servers, signal, signal_if_there,
+    Assistant, Processes, Role, System, descriptors, eventually, for_ever, info, pid_of,
+    raise_descriptor_limit, rendez, runtime_of, segments, servers, signal, signal_if_there,
 };
 use rendez::protocol::kernel::{Hello, Received};
 use rendez::protocol::{Interface, Rights, Version, encode, file};
 use rendez::service::{Caller, Context, Message, Refusal, Reply, Service};
 use rendez::{Client, Connection, Error, NEVER, Options, Server, Task};
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use rustix::process::Signal;
 use std::collections::BTreeSet;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -435,13 +435,6 @@ fn connects_and_deaths_leave_no_descriptor_behind() {
     });
     let living = common::tasks(&task);
     assert!(living.iter().all(|one| one.name != "client" && one.name != "unborn"), "{living:?}");
-}
-
-fn raise_descriptor_limit() -> u64 {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    setrlimit(Resource::Nofile, raised).unwrap();
-    limit.maximum.unwrap_or(u64::MAX)
 }
 
 #[test]

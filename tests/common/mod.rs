@@ -16,7 +16,10 @@ use rendez::runtime::Place;
 use rendez::{Client, Connection, Error, NEVER, Options, Status, Task};
 use rendez_supervisor::launch::{spawn, spawn_task};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process, pidfd_open, setrlimit,
+};
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -384,13 +387,19 @@ impl Assistant {
         }
     }
 
-    /// Passes over what it has said up to now.
-    pub(crate) fn ignore(&mut self) {
+    /// Passes over what it has said up to now; answers that.
+    pub(crate) fn ignore(&mut self) -> String {
         let said = self.child.stdout.as_mut().unwrap();
         let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
-        while poll(&mut [PollFd::new(said, PollFlags::IN)], Some(&now)) == Ok(1)
-            && said.read(&mut [0; 4096]).unwrap() > 0
-        {}
+        let mut all = Vec::new();
+        let mut some = [0; 4096];
+        while poll(&mut [PollFd::new(said, PollFlags::IN)], Some(&now)) == Ok(1) {
+            match said.read(&mut some).unwrap() {
+                0 => break,
+                bytes => all.extend_from_slice(&some[..bytes]),
+            }
+        }
+        String::from_utf8_lossy(&all).into_owned()
     }
 
     /// Kills it, and waits until it has ended.
@@ -483,6 +492,27 @@ impl Random {
 /// How many descriptors a process has open.
 pub(crate) fn descriptors(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+/// How many descriptors of each kind a process has open, by what Linux calls it.
+pub(crate) fn descriptor_kinds(pid: u32) -> BTreeMap<String, usize> {
+    let mut kinds = BTreeMap::new();
+    for one in std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
+        // Gone by now, perhaps.
+        let Ok(link) = std::fs::read_link(one.unwrap().path()) else { continue };
+        let link = link.to_string_lossy();
+        let numbered = ["socket", "pipe"].into_iter().find(|kind| link.starts_with(kind));
+        *kinds.entry(numbered.unwrap_or(&link).to_owned()).or_default() += 1;
+    }
+    kinds
+}
+
+/// Allows this process as many descriptors as it may allow itself; how many that is.
+pub(crate) fn raise_descriptor_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    setrlimit(Resource::Nofile, raised).unwrap();
+    limit.maximum.unwrap_or(u64::MAX)
 }
 
 /// How many segments of connections a process has mapped.

@@ -10,13 +10,15 @@ use rendez::protocol::kernel::{
     Answer, Doorbell, Event, Given, Hello, KernelError, Limits, Offer, Received, Request,
     SEGMENT_HEADER_BYTES, Shape, Travel, frame,
 };
-use rendez::protocol::message::{Header, room_for};
+use rendez::protocol::limit::INLINE_BYTES;
+use rendez::protocol::message::{Header, area_bytes, room_for};
 use rendez::protocol::status::ConnectionState;
 use rendez::protocol::{ConnectionId, Rights, Slot, TaskId, decode, encode, name};
 use rendez_ipc_core::control::{Frame, Mode, receive_frame, send_frame};
 use rendez_ipc_core::status::{PageWriter, SEALS, StatusReader};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use rustix::thread::futex;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -79,9 +81,24 @@ impl Memory {
         own
     }
 
+    /// A segment of one's own that is sealed and not populated.
+    pub(crate) fn own_with_a_hole(descriptor: &OwnedFd, shape: Shape) -> Self {
+        let own = Self::map(descriptor, shape, ProtFlags::READ | ProtFlags::WRITE);
+        rustix::fs::fcntl_add_seals(descriptor, SEALS).unwrap();
+        own
+    }
+
     /// A segment of somebody else's.
     pub(crate) fn theirs(descriptor: &OwnedFd, shape: Shape) -> Self {
         Self::map(descriptor, shape, ProtFlags::READ)
+    }
+
+    /// Whether Linux lets nobody map the beginning of a file for writing.
+    pub(crate) fn is_not_writable(descriptor: &OwnedFd, bytes: usize) -> bool {
+        let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
+        // SAFETY: a fresh mapping at a place that Linux chooses, which nobody looks at.
+        let mapped = unsafe { mmap(std::ptr::null_mut(), bytes, protection, flags, descriptor, 0) };
+        mapped.is_err()
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -112,6 +129,12 @@ impl Memory {
     pub(crate) fn store_u32(&self, offset: usize, value: u32) {
         // SAFETY: as in `store`.
         unsafe { self.at::<AtomicU32>(offset).as_ref() }.store(value, Ordering::SeqCst);
+    }
+
+    /// A word, to sleep on.
+    pub(crate) fn word(&self, offset: usize) -> &AtomicU32 {
+        // SAFETY: as in `load`; it lives as long as the mapping.
+        unsafe { self.at::<AtomicU32>(offset).as_ref() }
     }
 
     pub(crate) fn store_bytes(&self, offset: usize, bytes: &[u8]) {
@@ -167,10 +190,28 @@ pub(crate) fn request(operation: u16, room: usize) -> Header {
     Header { length: 0, flags: 0, code: operation, room: room_for(room), word: 0 }
 }
 
+/// What is asked to derive a capability with fewer rights.
+pub(crate) fn mint(slot: Slot, rights: Rights, badge: Option<u64>) -> Request {
+    Request::Mint { slot, rights, badge, limits: Limits::SAME }
+}
+
+/// What is asked to offer a capability to the other end of a connection.
+pub(crate) fn offer(
+    connection: ConnectionId,
+    slot: Slot,
+    rights: Rights,
+    travel: Travel,
+) -> Request {
+    let item = Offer { slot, rights, badge: None, limits: Limits::SAME, travel };
+    Request::Offer { connection, items: vec![item] }
+}
+
 /// A task that speaks for itself.
 pub(crate) struct RawTask {
     pub(crate) socket: OwnedFd,
     pub(crate) id: TaskId,
+    /// Its capability to itself.
+    pub(crate) own: Received,
     pub(crate) given: Vec<Given>,
     pub(crate) status: StatusReader,
     _page: PageWriter,
@@ -187,6 +228,8 @@ pub(crate) struct RawConnection {
     /// Rings the other end, if that is rung so.
     pub(crate) bell: Option<OwnedFd>,
     position: u64,
+    /// Bytes of the payload area that were used.
+    used: usize,
 }
 
 /// Connects to a front door.
@@ -226,8 +269,8 @@ impl RawTask {
     ) -> Result<Self, KernelError> {
         send_frame(&socket, 1, frame::HELLO, &hello.to_bytes(), &[], Mode::Wait).unwrap();
         let frame = next(&socket).expect("an answer to the greeting");
-        let (id, given) = match decode(&frame.payload).unwrap() {
-            Answer::Welcome { task, given, .. } => (task, given),
+        let (id, own, given) = match decode(&frame.payload).unwrap() {
+            Answer::Welcome { task, own, given, .. } => (task, own, given),
             Answer::Error(error) => return Err(error),
             other => panic!("{other:?}"),
         };
@@ -236,6 +279,7 @@ impl RawTask {
         let mut task = Self {
             socket,
             id,
+            own,
             given,
             status: StatusReader::map(status).unwrap(),
             _page: PageWriter::map(page).unwrap(),
@@ -278,6 +322,23 @@ impl RawTask {
         self.answer(transaction)
     }
 
+    /// As [`RawTask::ask`], of what must be refused.
+    #[track_caller]
+    pub(crate) fn refused(&mut self, request: &Request) -> KernelError {
+        match self.ask(request).0 {
+            Answer::Error(error) => error,
+            other => panic!("{request:?} is not refused: {other:?}"),
+        }
+    }
+
+    /// A new endpoint, with all rights.
+    pub(crate) fn endpoint(&mut self) -> Received {
+        match self.ask(&Request::CreateEndpoint).0 {
+            Answer::Slot(endpoint) => endpoint,
+            other => panic!("{other:?}"),
+        }
+    }
+
     pub(crate) fn event(&mut self) -> (Event, Vec<OwnedFd>) {
         while self.events.is_empty() {
             let frame = next(&self.socket).expect("the kernel is there");
@@ -304,15 +365,24 @@ impl RawTask {
 
     /// Connects to an endpoint as an honest client does.
     pub(crate) fn connect(&mut self, slot: Slot) -> RawConnection {
+        self.try_connect(slot).unwrap()
+    }
+
+    /// As [`RawTask::connect`], where it may be refused.
+    pub(crate) fn try_connect(&mut self, slot: Slot) -> Result<RawConnection, KernelError> {
         let shape = Shape::default();
-        let (id, status_index, own) = self.begin_to_connect(slot).unwrap();
+        let (id, status_index, own) = self.begin_to_connect(slot)?;
         let own = Memory::own(&own, shape);
         let mapped = Request::Mapped { connection: id, doorbell: Doorbell::Futex };
         let (answer, mut descriptors) = self.ask(&mapped);
-        let Answer::Connected { rings, .. } = answer else { panic!("{answer:?}") };
+        let rings = match answer {
+            Answer::Connected { rings, .. } => rings,
+            Answer::Error(error) => return Err(error),
+            other => panic!("{other:?}"),
+        };
         let bell = (rings == Doorbell::Event).then(|| descriptors.pop().unwrap());
         let peer = Memory::theirs(&descriptors[0], shape);
-        RawConnection { id, status_index, own, peer, bell, position: 0 }
+        Ok(RawConnection { id, status_index, own, peer, bell, position: 0, used: 0 })
     }
 
     /// The first half of connecting: which connection, its status word, its own segment.
@@ -352,7 +422,7 @@ impl RawTask {
         let peer = Memory::theirs(&descriptors[1], requests);
         let mapped = Request::Mapped { connection, doorbell: Doorbell::Futex };
         assert_eq!(self.ask(&mapped).0, Answer::Done);
-        RawConnection { id: connection, status_index, own, peer, bell: None, position: 0 }
+        RawConnection { id: connection, status_index, own, peer, bell: None, position: 0, used: 0 }
     }
 
     /// Serves `path` without the library, as somebody whom clients find through the name server.
@@ -362,14 +432,7 @@ impl RawTask {
         assert!(matches!(serving, Answer::Serving { generation: 1, .. }), "{serving:?}");
         let mut names = self.connect(self.given("register").slot);
         let rights = Rights::SEND | Rights::MINT | Rights::GRANT;
-        let item = Offer {
-            slot: endpoint.slot,
-            rights,
-            badge: None,
-            limits: Limits::SAME,
-            travel: Travel::Mint,
-        };
-        let offer = Request::Offer { connection: names.id, items: vec![item] };
+        let offer = offer(names.id, endpoint.slot, rights, Travel::Mint);
         let Answer::Ticket(ticket) = self.ask(&offer).0 else { panic!() };
         let payload = encode(&name::Register { path, ticket });
         let position = names.publish(request(name::operation::REGISTER, 64), &payload);
@@ -444,6 +507,11 @@ impl RawConnection {
     pub(crate) fn ring(&self) {
         if let Some(bell) = &self.bell {
             let _ = rustix::io::write(bell, &1_u64.to_ne_bytes());
+        } else {
+            let rung = self.own.load_u32(at::DOORBELL).wrapping_add(1);
+            self.own.store_u32(at::DOORBELL, rung);
+            let word = self.own.word(at::DOORBELL);
+            futex::wake(word, futex::Flags::empty(), i32::MAX as u32).unwrap();
         }
     }
 
@@ -452,6 +520,24 @@ impl RawConnection {
         let position = self.position;
         self.position += 1;
         self.own.publish(position, header, payload);
+        self.ring();
+        position
+    }
+
+    /// As [`RawConnection::publish`], of a payload that may be longer than a line and must not come
+    /// to the area's end.
+    pub(crate) fn publish_long(&mut self, header: Header, payload: &[u8]) -> u64 {
+        let (within, beyond) = payload.split_at(payload.len().min(INLINE_BYTES));
+        let area = self.own.line(self.own.lines as u64 - 1) + 64;
+        self.own.store_bytes(area.next_multiple_of(4096) + self.used, beyond);
+        self.used += area_bytes(payload.len());
+        let position = self.position;
+        self.position += 1;
+        let line = self.own.line(position);
+        let header = Header { length: payload.len() as u32, ..header };
+        self.own.store_bytes(line + 8, &header.to_bytes());
+        self.own.store_bytes(line + 24, within);
+        self.own.store_u32(line, self.own.turn(position));
         self.ring();
         position
     }

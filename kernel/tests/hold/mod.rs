@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code)]
 
+use nix::libc;
 use rustix::event::{PollFd, PollFlags};
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
