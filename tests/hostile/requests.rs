@@ -273,17 +273,32 @@ pub(crate) fn requests_that_are_none(hostile: &mut Hostile) {
     assert_eq!(asked, 2000);
 }
 
-pub(crate) fn a_chain_of_capabilities_revoked(hostile: &mut Hostile) {
-    const DEEP: u32 = 3000;
+pub(crate) fn a_tree_of_capabilities_revoked(hostile: &mut Hostile) {
+    const WIDE: u32 = 3000;
     let first = hostile.task.endpoint();
     let mut last = first;
-    for _ in 0..DEEP {
-        let mint = mint(last.slot, first.rights, None);
-        let Answer::Slot(next) = hostile.task.ask(&mint).0 else { panic!() };
-        last = next;
+    let mut deep = 0;
+    let mint =
+        |hostile: &mut Hostile, from: Slot| hostile.task.ask(&mint(from, first.rights, None));
+    // As deep as it may, and from there as wide as it likes.
+    loop {
+        match mint(hostile, last.slot).0 {
+            Answer::Slot(next) => (last, deep) = (next, deep + 1),
+            Answer::Error(KernelError::Quota { .. }) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    let top = hostile.task.ask(&Request::Inspect { slot: first.slot }).0;
+    assert!(matches!(top, Answer::Inspected(found) if found.descendants == deep), "{top:?}");
+    hostile.task.ask(&Request::Delete { slot: last.slot });
+    let again = hostile.task.ask(&Request::Inspect { slot: first.slot }).0;
+    let Answer::Inspected(above) = again else { panic!("{again:?}") };
+    assert_eq!(above.descendants, deep - 1);
+    for _ in 0..WIDE {
+        assert!(matches!(mint(hostile, first.slot).0, Answer::Slot(_)));
     }
     match hostile.task.ask(&Request::Revoke { slot: first.slot }).0 {
-        Answer::Revoked { capabilities, .. } => assert_eq!(capabilities, DEEP),
+        Answer::Revoked { capabilities, .. } => assert_eq!(capabilities, deep - 1 + WIDE),
         other => panic!("{other:?}"),
     }
     let gone = hostile.task.refused(&Request::Inspect { slot: last.slot });

@@ -260,8 +260,8 @@ attacks! {
     Task requests::cancels_of_what_never_was => Stays, Victim::HearsNothing;
     /// sends frames that are no requests
     Task requests::requests_that_are_none => Stays, Victim::HearsNothing;
-    /// derives a chain of thousands of capabilities, and revokes it
-    Task requests::a_chain_of_capabilities_revoked => Stays, Victim::HearsNothing;
+    /// derives capabilities as deep as it may and by the thousand, and revokes them
+    Task requests::a_tree_of_capabilities_revoked => Stays, Victim::HearsNothing;
     /// asks until nothing fits any more, and reads no answer
     Task requests::a_flood_of_requests_unread => Stays, Victim::HearsNothing;
     /// connects to itself
