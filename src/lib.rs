@@ -10,6 +10,8 @@
 //! - [`Pool`]: a client that many threads share, several transactions in flight on each connection.
 //! - [`ConnectionSet`]: thousands of connections that one thread drives.
 //! - [`Server`] runs a [`Service`]: a server's logic, which names no process.
+//! - [`Notification`], [`NotificationSet`] and [`Poster`]: bits that coalesce; a [`Server`] receives
+//!   them beside its messages.
 //! - [`Registration`] and [`Task::look_up`]: the name space.
 //! - [`lease`]: memory lent for a transaction; [`region`]: memory as a capability; [`mod@file`]:
 //!   a file as one.
@@ -60,7 +62,9 @@ pub mod file;
 pub mod lease;
 mod link;
 mod names;
+mod notification;
 mod pool;
+mod poster;
 pub mod region;
 pub mod runtime;
 mod server;
@@ -75,7 +79,9 @@ pub use connection::{Connection, Options, Reply};
 pub use error::Error;
 pub use lease::{Lease, LeaseError, LeaseMut, LeasedReply, ReplyLease, Room};
 pub use names::Registration;
+pub use notification::{Bits, Notification, NotificationSet};
 pub use pool::Pool;
+pub use poster::{Poster, Receiving};
 pub use rendez_ipc_core::client::{ClientCounts, NEVER, SendError};
 #[cfg(feature = "model")]
 pub use rendez_ipc_core::model;

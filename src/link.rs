@@ -10,8 +10,9 @@ use parking_lot::{Condvar, Mutex};
 use rendez_ipc_core::control::{Mode, receive_frame, send_frame};
 use rendez_ipc_core::platform::{Host, Platform};
 use rendez_protocol::kernel::{Answer, Event, Request, frame};
-use rendez_protocol::{Why, decode, encode};
+use rendez_protocol::{ObjectId, Why, decode, encode};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -40,10 +41,42 @@ struct State {
     /// Rung when a connection has ended, by whoever reads of it: those who wait for many, of which
     /// this task is the client.
     bells: Vec<Arc<OwnedFd>>,
+    /// Who is told of posters that come to a notification, by its identity.
+    listeners: HashMap<ObjectId, Arc<Listener>>,
     /// What must be let go of: it came in answers that nobody waits for any more.
     unwanted: Vec<Request>,
     reading: bool,
     gone: bool,
+}
+
+/// Where events of the notifications that one thread receives from are put, by whoever reads them.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    events: Mutex<VecDeque<With<Event>>>,
+    /// Written to for each of them, and never read.
+    bell: OwnedFd,
+}
+
+impl Listener {
+    pub(crate) fn new() -> io::Result<Self> {
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { events: Mutex::default(), bell })
+    }
+
+    pub(crate) fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+
+    /// The next event, if one is there.
+    pub(crate) fn take(&self) -> Option<With<Event>> {
+        self.events.lock().pop_front()
+    }
+
+    fn put(&self, event: With<Event>) {
+        self.events.lock().push_back(event);
+        // A full counter is an event already.
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+    }
 }
 
 impl Link {
@@ -103,6 +136,22 @@ impl Link {
         self.state.lock().bells.retain(|other| !Arc::ptr_eq(other, bell));
     }
 
+    /// Has `listener` told of those who connect to a notification; false if somebody is already.
+    pub(crate) fn listen(&self, notification: ObjectId, listener: &Arc<Listener>) -> bool {
+        match self.state.lock().listeners.entry(notification) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(entry) => {
+                entry.insert(Arc::clone(listener));
+                true
+            }
+        }
+    }
+
+    /// Ends what [`Link::listen`] began.
+    pub(crate) fn listen_no_more(&self, notification: ObjectId) {
+        self.state.lock().listeners.remove(&notification);
+    }
+
     /// Reads what is there and puts it where it belongs, unless somebody reads already.
     pub(crate) fn take_in(&self) -> Result<(), Error> {
         let mut state = self.state.lock();
@@ -154,6 +203,33 @@ impl Link {
                 Err(Error::KernelSilent { ms: (Host::now() - asked_at) / 1_000_000 })
             }
         }
+    }
+
+    /// Asks, and leaves it to [`Link::answer_to`] to take the answer, whenever it comes.
+    pub(crate) fn ask_later(&self, request: &Request) -> Result<u64, Error> {
+        // Relaxed: as in `ask_raw`.
+        let transaction = self.next.fetch_add(1, Ordering::Relaxed);
+        self.state.lock().asked.insert(transaction, None);
+        self.send(transaction, frame::REQUEST, &encode(request)).inspect_err(|_| {
+            self.forget(transaction);
+        })?;
+        Ok(transaction)
+    }
+
+    /// The answer to a request that was begun with [`Link::ask_later`]; waits for it until `deadline`
+    /// (ns).
+    pub(crate) fn answer_to(&self, transaction: u64, deadline: u64) -> Result<With<Answer>, Error> {
+        let asked_at = Host::now();
+        match self.await_answer(transaction, deadline)? {
+            Some((Answer::Error(error), _)) => Err(error.into()),
+            Some(answer) => Ok(answer),
+            None => Err(Error::KernelSilent { ms: (Host::now() - asked_at) / 1_000_000 }),
+        }
+    }
+
+    /// Nobody waits for that answer any more.
+    pub(crate) fn forget(&self, transaction: u64) {
+        self.state.lock().asked.remove(&transaction);
     }
 
     /// Tells the kernel of what came in answers that nobody waited for any more.
@@ -321,6 +397,12 @@ impl Link {
                 let event = decode(&frame.payload)?;
                 if matches!(event, Event::Closed { .. }) {
                     ring(&state.bells);
+                }
+                if let Event::Incoming { endpoint, .. } = &event
+                    && let Some(listener) = state.listeners.get(endpoint)
+                {
+                    listener.put((event, descriptors));
+                    return Ok(true);
                 }
                 // Relaxed: whoever begins to serve asks for events only afterwards.
                 if !self.served.load(Ordering::Relaxed) {

@@ -16,7 +16,9 @@ use rendez_ipc_core::ring::Buffer;
 use rendez_ipc_core::segment::{OwnSegment, PeerSegment};
 use rendez_ipc_core::server::{Port, ServerEnd, Taken};
 use rendez_ipc_core::wait::Wait;
-use rendez_protocol::kernel::{Answer, Doorbell, Event, KernelError, Offer, Received, Request};
+use rendez_protocol::kernel::{
+    Answer, Doorbell, Event, KernelError, ObjectKind, Offer, Received, Request,
+};
 use rendez_protocol::message::Header;
 use rendez_protocol::status::{ConnectionState, Why};
 use rendez_protocol::{ConnectionId, Interface, Rights, Slot, Ticket};
@@ -42,6 +44,10 @@ pub struct Server {
     buffer: Buffer,
     /// By the place of the connection's key.
     callers: Vec<Option<Caller>>,
+    /// Who posts to a notification, by the same.
+    posters: HashMap<usize, Caller>,
+    /// The capabilities of the notifications that it is bound to.
+    bound: Vec<Slot>,
     /// Whether the service's descriptors are in the receiver.
     registered: bool,
     arenas: Arenas,
@@ -103,6 +109,8 @@ impl Server {
             world: World { task: task.clone(), keys: HashMap::new(), ports, hand: None },
             buffer: Buffer::new(),
             callers: Vec::new(),
+            posters: HashMap::new(),
+            bound: Vec::new(),
             registered: false,
             arenas,
             stock: Stock::none(),
@@ -137,7 +145,24 @@ impl Server {
         }
     }
 
-    /// How many clients are connected.
+    /// Becomes the receiver of a notification too, so that one loop waits for messages and for bits:
+    /// [`Service::notified`] is told of them, with a [`Caller`] whose `endpoint` is the notification
+    /// and whose badge is the poster's. Answers the notification's incarnation.
+    ///
+    /// # Errors
+    /// What the kernel says: it is no notification, RECEIVE is missing, or somebody else receives.
+    pub fn bind(&mut self, slot: Slot) -> Result<u32, Error> {
+        let found = self.world.task.inspect(slot)?.itself.kind;
+        if found != ObjectKind::Notification {
+            let wanted = ObjectKind::Notification;
+            return Err(KernelError::WrongObject { slot, wanted, found }.into());
+        }
+        let generation = self.serve(slot, None)?;
+        self.bound.push(slot);
+        Ok(generation)
+    }
+
+    /// How many clients and posters are connected.
     #[must_use]
     pub fn connections(&self) -> usize {
         match &self.world.hand {
@@ -265,7 +290,10 @@ impl Server {
             .map_err(|error| Error::system("waiting for messages", error))?;
         match turn {
             Turn::Message(key, taken) => {
-                let Some(Some(caller)) = self.callers.get(key.index()) else { return Ok(()) };
+                let Some(Some(caller)) = self.callers.get(key.index()) else {
+                    self.not_a_client(key, service);
+                    return Ok(());
+                };
                 let Some(port) = self.receiver.port(key) else { return Ok(()) };
                 if self.buffer.flags() & Header::LEASED != 0 {
                     self.leased(key, taken, service);
@@ -287,7 +315,9 @@ impl Server {
                 }
             }
             Turn::Notified(key, bits) => {
-                if let Some(Some(caller)) = self.callers.get(key.index()) {
+                let poster = || self.posters.get(&key.index());
+                let caller = self.callers.get(key.index()).and_then(Option::as_ref);
+                if let Some(caller) = caller.or_else(poster) {
                     service.notified(&mut self.world, caller, bits);
                 }
             }
@@ -302,6 +332,14 @@ impl Server {
             Turn::Deadline => service.expired(&mut self.world, Instant::now()),
         }
         Ok(())
+    }
+
+    /// A message on what is no client's connection: no honest poster sends one.
+    #[cold]
+    fn not_a_client(&mut self, key: Key, service: &mut impl Service) {
+        if self.posters.contains_key(&key.index()) {
+            self.forget(key, service, Why::Protocol);
+        }
     }
 
     /// Handles a message whose payload begins with lease descriptors.
@@ -325,6 +363,13 @@ impl Server {
                 return Ok(());
             };
             match event {
+                Event::Incoming { kind: ObjectKind::Notification, .. } => {
+                    // Posters stay with this thread.
+                    if let Some(hand) = &self.world.hand {
+                        hand.crew.count(hand.index, true);
+                    }
+                    self.incoming(event, descriptors, service);
+                }
                 Event::Incoming { connection, replies, spare, .. } => {
                     self.stock.used(spare.is_some(), replies);
                     let Some(hand) = &self.world.hand else {
@@ -483,7 +528,7 @@ impl Server {
         let Event::Incoming {
             connection,
             endpoint,
-            kind: _,
+            kind,
             status_index,
             badge,
             rights,
@@ -541,6 +586,9 @@ impl Server {
             credentials,
             interface,
         };
+        if kind == ObjectKind::Notification {
+            return self.admit_poster(caller, end, doorbell);
+        }
         service.connected(&mut self.world, &caller).map_err(|_| Why::Denied)?;
         let port = end.port().clone();
         let key = match self.receiver.add(end, doorbell) {
@@ -558,10 +606,41 @@ impl Server {
         Ok(())
     }
 
+    /// Takes a poster's connection in. No bit is taken before the kernel has said that it is complete:
+    /// its poster relies on that.
+    fn admit_poster(
+        &mut self,
+        caller: Caller,
+        end: ServerEnd<Host>,
+        doorbell: OwnedFd,
+    ) -> Result<(), Why> {
+        let connection = caller.connection;
+        let mapped = Request::Mapped { connection, doorbell: Doorbell::Event };
+        // Whatever has come in between has ended the connection.
+        self.world.task.ask(&mapped).map_err(|_| Why::Closed)?;
+        let port = end.port().clone();
+        let key = self.receiver.add(end, doorbell).map_err(|_| Why::Quota)?;
+        self.world.ports.lock().insert(connection, port);
+        self.world.keys.insert(connection, key);
+        self.posters.insert(key.index(), caller);
+        Ok(())
+    }
+
     /// Takes a connection out of the loop and tells the kernel: `why`, or, if the kernel has ended
     /// it, that its status word is not looked at any more.
     fn forget(&mut self, key: Key, service: &mut impl Service, why: Why) {
-        if self.receiver.remove(key).is_none() {
+        let Some(mut end) = self.receiver.remove(key) else { return };
+        if let Some(poster) = self.posters.remove(&key.index()) {
+            // What it posted last, unless it may not any more.
+            let bits = match end.state() {
+                ConnectionState::Revoked => 0,
+                _ => end.take_notifications(),
+            };
+            if bits != 0 && why != Why::Protocol {
+                service.notified(&mut self.world, &poster, bits);
+            }
+            self.world.keys.remove(&poster.connection);
+            self.world.gone(poster.connection, &mut self.arenas, why);
             return;
         }
         let Some(caller) = self.callers.get_mut(key.index()).and_then(Option::take) else { return };
@@ -579,6 +658,9 @@ impl Drop for Server {
             self.world.keys.drain().map(|(connection, _)| connection).collect();
         for connection in connections {
             self.world.gone(connection, &mut self.arenas, Why::Closed);
+        }
+        for slot in &self.bound {
+            self.world.task.link().tell(&Request::StopReceiving { slot: *slot });
         }
         if self.first {
             self.world.task.link().end_serving();

@@ -152,7 +152,10 @@ pub trait Service {
     /// A watched object died or restarted.
     fn watched(&mut self, _context: &mut dyn Context, _slot: Slot, _what: Fate) {}
 
-    /// A client posted notification bits, if its capability has POST.
+    /// A client posted notification bits: those of its capability, if that has POST. Or somebody posted
+    /// to a notification that the server is [bound](crate::Server::bind) to: then the caller's
+    /// `endpoint` is that notification, and nothing else is told of it ([`Service::connected`] and
+    /// [`Service::disconnected`] are about clients).
     fn notified(&mut self, _context: &mut dyn Context, _caller: &Caller, _bits: u64) {}
 
     /// The last capability with SEND to an endpoint that this task serves is gone; `made` is how many

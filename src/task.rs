@@ -269,6 +269,15 @@ impl Task {
         self.done(&Request::Hold { slot: endpoint, hold })
     }
 
+    /// Makes a notification; the answer names a capability with all rights to it. A
+    /// [`Notification`](crate::Notification) receives from it, a [`Poster`](crate::Poster) posts to it.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn create_notification(&self) -> Result<Received, Error> {
+        self.slot(&Request::CreateNotification)
+    }
+
     /// Makes a task that has not started, and gives it capabilities. The socket that comes back is
     /// what its process must inherit, its number in the environment variable
     /// [`SOCKET_VARIABLE`](rendez_protocol::kernel::SOCKET_VARIABLE).

@@ -419,6 +419,13 @@ pub enum Request {
         /// What.
         hold: Hold,
     },
+    /// Be the receiver of an endpoint or a notification no longer. Connections that were made stay; new
+    /// ones wait for the next receiver. → [`Answer::Done`], also if the task was not the receiver by this
+    /// capability.
+    StopReceiving {
+        /// The endpoint or notification.
+        slot: Slot,
+    },
     /// Connect to an endpoint. Needs SEND. → [`Answer::Connecting`]; waits while the endpoint has
     /// no receiver but a task that may bring one back lives, as far as its [`Hold`] allows. If the client has a spare of the shape
     /// `requests`, that becomes its segment, and the answer is [`Answer::Connected`]: at once if the

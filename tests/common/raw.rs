@@ -385,6 +385,24 @@ impl RawTask {
         Ok(RawConnection { id, status_index, own, peer, bell, position: 0, used: 0 })
     }
 
+    /// Connects to a notification, to which somebody receives, as an honest poster does.
+    pub(crate) fn connect_to_post(&mut self, slot: Slot) -> RawConnection {
+        let shape = Shape::SMALLEST;
+        let doorbell = Doorbell::Futex;
+        let request =
+            Request::Connect { slot, interface: None, requests: shape, replies: shape, doorbell };
+        let (answer, descriptors) = self.ask(&request);
+        let Answer::Connecting { connection: id, status_index } = answer else {
+            panic!("{answer:?}")
+        };
+        let own = Memory::own(&descriptors[0], shape);
+        let (answer, mut descriptors) = self.ask(&Request::Mapped { connection: id, doorbell });
+        let Answer::Connected { rings: Doorbell::Event, .. } = answer else { panic!("{answer:?}") };
+        let bell = descriptors.pop();
+        let peer = Memory::theirs(&descriptors[0], shape);
+        RawConnection { id, status_index, own, peer, bell, position: 0 }
+    }
+
     /// The first half of connecting: which connection, its status word, its own segment.
     pub(crate) fn begin_to_connect(
         &mut self,

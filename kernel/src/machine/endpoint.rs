@@ -279,6 +279,14 @@ impl Machine {
         node.powers.rights.contains(Rights::RECEIVE).then(|| endpoint.could_send())
     }
 
+    /// Ends what `serve` began.
+    pub(super) fn stop_receiving(&mut self, who: TaskId, slot: Slot) -> Reply {
+        let wanted = self.receivable(who, slot)?;
+        let (node, capability) = self.capability_to(who, slot, wanted, Rights::RECEIVE)?;
+        self.stop_serving_with(capability.object.id(), node);
+        Ok(Some(Answer::Done))
+    }
+
     /// A capability has left its space: whoever serves with it does so no longer.
     pub(super) fn stop_serving_with(&mut self, id: ObjectId, node: NodeId) {
         let Some(endpoint) = self.endpoints.get_mut(&id) else { return };

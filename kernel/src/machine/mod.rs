@@ -423,6 +423,7 @@ impl Machine {
             Request::Watch { slot } => self.watch(who, transaction, slot),
             Request::Serve { slot, interface } => self.serve(who, transaction, slot, interface),
             Request::Hold { slot, hold } => self.hold(who, slot, hold),
+            Request::StopReceiving { slot } => self.stop_receiving(who, slot),
             Request::Connect { slot, interface, requests, replies, doorbell } => {
                 let wanted = Wanted { interface, requests, replies, doorbell };
                 self.connect(who, transaction, slot, wanted)

@@ -133,8 +133,14 @@ impl Machine {
     pub(super) fn meet(&mut self, id: ConnectionId, client: u64) {
         let Some(connection) = self.connections.get(id) else { return };
         self.look_at_receiver(connection.endpoint);
+        let Some(connection) = self.connections.get(id) else { return };
+        let (notification, own) = (connection.endpoint, connection.client.node);
+        if self.tree.is_doomed(own) {
+            return self.end(id, Why::Revoked, None);
+        }
+        self.look_at_receiver(notification);
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let target = self.endpoints.get_mut(&connection.endpoint);
+        let target = self.endpoints.get_mut(&notification);
         let Some(target) = target.filter(|target| !target.receivers.is_zero()) else {
             return self.end(id, Why::Dead, None);
         };

@@ -330,3 +330,25 @@ fn a_receiver_that_has_no_room_costs_the_poster_its_connection() {
     let words = it.world.words();
     assert_eq!(words.last(), Some(&(it.poster, index, ConnectionState::Quota as u32)));
 }
+
+#[test]
+fn who_stops_receiving_makes_room_for_the_next_and_keeps_its_connections() {
+    let mut it = parties();
+    it.serve();
+    let (connection, index, _) = it.standing();
+    it.world.ask(it.receiver, mapped(connection));
+    it.world.log.clear();
+    let done = it.world.ask(it.receiver, Request::StopReceiving { slot: it.receive });
+    assert_eq!((done, it.world.words()), (Answer::Done, vec![]));
+    let (_, other, waits) = it.standing();
+    assert_ne!(index, other);
+    assert_eq!(it.world.answer_to(waits), None);
+    assert_eq!(it.world.serve(it.first, it.notification), 2);
+    let slot = it.receive;
+    assert_eq!(it.world.ask(it.receiver, Request::StopReceiving { slot }), Answer::Done);
+    assert_eq!(
+        it.world.fail(it.receiver, Request::Serve { slot, interface: None }),
+        KernelError::Served(it.first),
+        "it was not the receiver any more"
+    );
+}

@@ -348,7 +348,8 @@ impl Run {
                 Request::Accept { connection, ticket }
             }
             47..51 => Request::Watch { slot },
-            51..58 => Request::Serve { slot, interface: self.interface() },
+
+            57 if self.dice.one_in(6) => Request::StopReceiving { slot },
             58..72 if self.posts(who, slot) => Request::Connect {
                 slot,
                 interface: None,
@@ -356,6 +357,7 @@ impl Run {
                 replies: Shape::SMALLEST,
                 doorbell: self.doorbell(),
             },
+            51..58 => Request::Serve { slot, interface: self.interface() },
             58..72 => Request::Connect {
                 slot,
                 interface: self.interface(),
