@@ -102,11 +102,11 @@ use region::Region;
 use rendez_protocol::kernel::{Answer, Credentials, Event, Hello, KernelError, Request};
 use rendez_protocol::{ConnectionId, ObjectId, Slot, SpareId, TaskId, Ticket, Why, limit};
 use revoke::Revocation;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use table::Table;
 use task::Task;
 use ticket::Escrow;
-use tree::{Tree, Wish};
+use tree::{NodeId, Tree, Wish};
 use work::{PORTION, Works};
 
 /// Everything that the kernel knows.
@@ -124,6 +124,8 @@ pub struct Machine {
     /// Nodes that are handled at most between two requests.
     portion: usize,
     revocations: BTreeMap<u64, Revocation>,
+    /// The same, by what they revoke from.
+    revoking: BTreeSet<(NodeId, u64)>,
     /// What is left of dead tasks.
     remains: BTreeMap<TaskId, Remains>,
     front_door: FrontDoor,
@@ -151,6 +153,7 @@ impl Machine {
             works: Works::default(),
             portion: PORTION,
             revocations: BTreeMap::new(),
+            revoking: BTreeSet::new(),
             remains: BTreeMap::new(),
             front_door: FrontDoor::default(),
             numbered: 0,

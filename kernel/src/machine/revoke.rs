@@ -84,6 +84,7 @@ impl Machine {
             around: BTreeSet::new(),
         });
         revocation.callers.push(caller);
+        self.revoking.insert((top, id));
         if id == number && !self.reap(id) {
             self.works.put(who, Work::Revocation(id));
         }
@@ -121,12 +122,13 @@ impl Machine {
     }
 
     fn reap_one(&mut self, id: u64, leaf: NodeId) {
-        if let Some(within) = self.tree.marked(leaf)
-            && let Some(inner) = self.revocations.get_mut(&within.revocation)
-        {
-            inner.around.insert(id);
+        let within = self.revoking.range((leaf, 0)..=(leaf, u64::MAX)).map(|(_, within)| *within);
+        for within in within.collect::<Vec<_>>() {
+            if let Some(inner) = self.revocations.get_mut(&within) {
+                inner.around.insert(id);
+            }
             if let Some(revocation) = self.revocations.get_mut(&id) {
-                revocation.within.insert(within.revocation);
+                revocation.within.insert(within);
             }
         }
         match self.tree.get(leaf).map(|node| node.holder) {
@@ -200,6 +202,7 @@ impl Machine {
         let mut done = vec![id];
         while let Some(id) = done.pop() {
             let Some(revocation) = self.revocations.remove(&id) else { continue };
+            self.revoking.remove(&(revocation.top, id));
             if revocation.waits {
                 self.effects.push(Effect::Unset(Alarm::Grace(id)));
             }
@@ -247,7 +250,9 @@ impl Machine {
 
     /// Checks what must hold of those that are not done.
     pub(super) fn check_revocations(&self) {
+        assert_eq!(self.revoking.len(), self.revocations.len());
         for (id, revocation) in &self.revocations {
+            assert!(self.revoking.contains(&(revocation.top, *id)));
             assert!(!revocation.is_done(), "revocation {id} is done and not answered");
             assert_eq!(revocation.waits, revocation.reaped, "whether an alarm is awaited");
             let marked = self.tree.marked(revocation.top).map(|mark| mark.revocation);
