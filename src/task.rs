@@ -13,6 +13,7 @@ use rendez_protocol::kernel::{
     Request, TaskInfo, frame,
 };
 use rendez_protocol::limit::{DEADLINE_DEFAULT_MS, LABEL_BYTES_MAX};
+use rendez_protocol::quota::Allotment;
 use rendez_protocol::{ConnectionId, Rights, Slot, TaskId, Ticket, Version};
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
@@ -289,7 +290,21 @@ impl Task {
         name: &str,
         give: Vec<Give>,
     ) -> Result<(Received, TaskId, OwnedFd), Error> {
-        match self.ask(&Request::CreateTask { name: name.into(), give })? {
+        self.create_task_with(name, give, Vec::new())
+    }
+
+    /// As [`Task::create_task`], with so much of what this task may have set aside for the new one and
+    /// those whom it creates. It returns when they have ended.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn create_task_with(
+        &self,
+        name: &str,
+        give: Vec<Give>,
+        quotas: Vec<Allotment>,
+    ) -> Result<(Received, TaskId, OwnedFd), Error> {
+        match self.ask(&Request::CreateTask { name: name.into(), give, quotas })? {
             (Answer::Task { capability, id }, mut descriptors) => match descriptors.pop_front() {
                 Some(socket) => Ok((capability, id, socket)),
                 None => Err(Error::Protocol("a task without its socket".into())),

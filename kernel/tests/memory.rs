@@ -211,7 +211,7 @@ fn given(first: &mut Task, region: Slot, rights: Rights) {
         badge: None,
         limits: Limits::SAME,
     }];
-    let rules = vec![DoorRule { uid: None, give }];
+    let rules = vec![DoorRule { uid: None, give, quotas: vec![] }];
     assert_eq!(first.ask(Request::FrontDoor { slot: kernel, rules }), Answer::Done);
 }
 

@@ -283,7 +283,8 @@ fn a_created_task_greets_over_its_inherited_socket() {
         badge: None,
         limits: Limits::SAME,
     }];
-    let (answer, descriptors) = first.ask_for(Request::CreateTask { name: "child".into(), give });
+    let (answer, descriptors) =
+        first.ask_for(Request::CreateTask { name: "child".into(), give, quotas: vec![] });
     let Answer::Task { capability, id } = answer else { panic!("{answer:?}") };
     let [inherited] = <[OwnedFd; 1]>::try_from(descriptors).unwrap();
     let child = Task::greet(inherited, "another name").unwrap();
@@ -303,7 +304,7 @@ fn a_created_task_greets_over_its_inherited_socket() {
 fn a_created_task_that_never_starts_is_dead_when_its_socket_is_gone() {
     let mut system = System::start();
     let mut first = system.first();
-    let request = Request::CreateTask { name: "embryo".into(), give: vec![] };
+    let request = Request::CreateTask { name: "embryo".into(), give: vec![], quotas: vec![] };
     let (answer, descriptors) = first.ask_for(request);
     let Answer::Task { capability, .. } = answer else { panic!("{answer:?}") };
     let unborn = first.ask(Request::Kill { slot: capability.slot, signal: 9 });
@@ -617,7 +618,7 @@ fn a_created_task_that_is_given_up_is_killed_and_one_that_leaves_is_not() {
     let mut system = System::start();
     let mut first = system.first();
     for (what, killed) in [("rubbish", Some(9)), ("long", Some(9)), ("leaves", None)] {
-        let request = Request::CreateTask { name: what.into(), give: vec![] };
+        let request = Request::CreateTask { name: what.into(), give: vec![], quotas: vec![] };
         let (answer, descriptors) = first.ask_for(request);
         let Answer::Task { capability, .. } = answer else { panic!("{answer:?}") };
         assert_eq!(first.ask(Request::Watch { slot: capability.slot }), Answer::Done);

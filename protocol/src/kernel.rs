@@ -9,6 +9,7 @@
 //! with a frame, and in what order, is said at each variant.
 
 use crate::id::{ArenaId, ConnectionId, ObjectId, Slot, SpareId, TaskId, Ticket};
+use crate::quota::{Allotment, Holding};
 use crate::rights::Rights;
 use crate::status::Why;
 use crate::version::{Interface, PROTOCOL, Version};
@@ -202,6 +203,9 @@ pub struct DoorRule {
     pub uid: Option<u32>,
     /// What they are given.
     pub give: Vec<Give>,
+    /// What all tasks of one such uid draw on together, set aside while there are any. What is not
+    /// named is as the kernel was configured.
+    pub quotas: Vec<Allotment>,
 }
 
 /// A capability that a task was given at its start.
@@ -335,6 +339,9 @@ pub enum Request {
         name: String,
         /// What it is given.
         give: Vec<Give>,
+        /// What is set aside for it, and for those whom it creates, of what its creator draws on. Of
+        /// the rest it draws on the same as its creator.
+        quotas: Vec<Allotment>,
     },
     /// Derive a capability with fewer rights, or another badge. Needs MINT. → [`Answer::Slot`]
     Mint {
@@ -956,12 +963,16 @@ pub enum KernelError {
         badge: u64,
     },
     /// A quota is exhausted.
-    #[error("over quota: {what} (limit {limit})")]
+    #[error("over quota: {what} (limit {limit}, taken {used}{})", crate::quota::held(.holders))]
     Quota {
-        /// Which quota.
+        /// Which quota, and whose.
         what: String,
         /// Its value.
         limit: u64,
+        /// How much of it is taken.
+        used: u64,
+        /// Who has most of it, as far as the asker may know: itself, and tasks that it has created.
+        holders: Vec<Holding>,
     },
     /// Nobody serves the endpoint, and nobody is left who could.
     #[error("the server is dead and nobody is left who could bring it back")]
@@ -1068,7 +1079,7 @@ mod tests {
 
     #[test]
     fn requests_survive_the_wire() {
-        let request = Request::CreateTask { name: "file".into(), give: vec![] };
+        let request = Request::CreateTask { name: "file".into(), give: vec![], quotas: vec![] };
         assert_eq!(decode::<Request>(&encode(&request)), Ok(request));
     }
 

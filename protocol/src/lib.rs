@@ -20,6 +20,7 @@ pub mod lease;
 pub mod limit;
 pub mod message;
 pub mod name;
+pub mod quota;
 pub mod rights;
 pub mod signal;
 pub mod status;

@@ -400,7 +400,7 @@ impl RawTask {
         let Answer::Connected { rings: Doorbell::Event, .. } = answer else { panic!("{answer:?}") };
         let bell = descriptors.pop();
         let peer = Memory::theirs(&descriptors[0], shape);
-        RawConnection { id, status_index, own, peer, bell, position: 0 }
+        RawConnection { id, status_index, own, peer, bell, position: 0, used: 0 }
     }
 
     /// The first half of connecting: which connection, its status word, its own segment.

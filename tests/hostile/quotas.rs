@@ -59,7 +59,11 @@ pub(crate) fn endpoints_without_end(hostile: &mut Hostile) {
 
 pub(crate) fn tasks_without_end(hostile: &mut Hostile) {
     raise_descriptor_limit();
-    exhaust(hostile, |_| Request::CreateTask { name: "child".into(), give: vec![] });
+    exhaust(hostile, |_| Request::CreateTask {
+        name: "child".into(),
+        give: vec![],
+        quotas: vec![],
+    });
 }
 
 pub(crate) fn regions_without_end(hostile: &mut Hostile) {

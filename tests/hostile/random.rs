@@ -158,7 +158,7 @@ fn rubbish_to_the_kernel_is_answered_or_ends_its_sender() {
     let known = [
         Request::PageMapped,
         Request::CreateEndpoint,
-        Request::CreateTask { name: String::new(), give: vec![] },
+        Request::CreateTask { name: String::new(), give: vec![], quotas: vec![] },
         mint(slot, Rights::empty(), None),
         Request::Move { slot },
         Request::Delete { slot },

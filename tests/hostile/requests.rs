@@ -31,9 +31,13 @@ fn about(slot: Slot) -> Vec<Request> {
         Request::Page { slot, task: TaskId { index: 1, generation: 0 } },
         Request::FrontDoor {
             slot,
-            rules: vec![DoorRule { uid: None, give: give(slot, Rights::all()) }],
+            rules: vec![DoorRule { uid: None, give: give(slot, Rights::all()), quotas: vec![] }],
         },
-        Request::CreateTask { name: "child".into(), give: give(slot, Rights::all()) },
+        Request::CreateTask {
+            name: "child".into(),
+            give: give(slot, Rights::all()),
+            quotas: vec![],
+        },
         Request::MapRegion { slot, write: true },
         Request::RegionSealed { slot },
         Request::Connect {
@@ -140,7 +144,8 @@ pub(crate) fn more_rights_than_it_holds(hostile: &mut Hostile) {
         let mint = mint(slot, more, None);
         let refused = hostile.task.refused(&mint);
         assert!(matches!(refused, KernelError::MissingRights { .. }), "{refused:?}");
-        let create = Request::CreateTask { name: "child".into(), give: give(slot, more) };
+        let create =
+            Request::CreateTask { name: "child".into(), give: give(slot, more), quotas: vec![] };
         let refused = hostile.task.refused(&create);
         assert!(matches!(refused, KernelError::MissingRights { .. }), "{refused:?}");
     }
@@ -235,7 +240,7 @@ pub(crate) fn steps_out_of_order(hostile: &mut Hostile) {
         },
         Request::Spare { shape: Shape { lines: 3, area_bytes: 0 } },
         Request::Offer { connection, items: vec![] },
-        Request::CreateTask { name: "n".repeat(60_000), give: vec![] },
+        Request::CreateTask { name: "n".repeat(60_000), give: vec![], quotas: vec![] },
     ] {
         hostile.task.refused(&request);
     }

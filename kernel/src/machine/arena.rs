@@ -20,7 +20,9 @@ use super::connection::Phase as ConnectionPhase;
 use super::endpoint::Wait;
 use super::{Machine, Reply};
 use crate::effect::{Attach, Effect, Pair, Side};
+use crate::quota::over;
 use rendez_protocol::kernel::{Answer, Event, KernelError};
+use rendez_protocol::quota::Quota;
 use rendez_protocol::{ArenaId, ConnectionId, TaskId, Why, limit};
 
 /// What a pair of arenas waits for, with the requests that are answered when it comes.
@@ -87,16 +89,24 @@ impl Machine {
         if connection.phase != ConnectionPhase::Open {
             return Err(KernelError::Order(format!("{id} is not complete")));
         }
-        let over = |what: &str, limit: u64| KernelError::Quota { what: what.into(), limit };
         if connection.arenas.len() >= limit::ARENAS_MAX {
-            return Err(over("arenas of a connection", limit::ARENAS_MAX as u64));
+            return Err(over(
+                "arenas of a connection",
+                limit::ARENAS_MAX as u64,
+                limit::ARENAS_MAX as u64,
+            ));
         }
         let Some(number) = connection.arenas_ever.checked_add(1) else {
-            return Err(over("arenas that a connection has ever had", u32::MAX.into()));
+            return Err(over(
+                "arenas that a connection has ever had",
+                u32::MAX.into(),
+                u32::MAX.into(),
+            ));
         };
         let server = connection.server.task;
         let added = Arena { requests, replies, phase: Phase::ClientMaps };
 
+        self.room(who, Quota::Bytes, added.bytes())?;
         let Some(client) = self.tasks.get_mut(who) else { return Ok(None) };
         let limit = self.quotas.segment_bytes;
         client.segment_bytes.admits(added.bytes(), limit, "bytes of a client's segments")?;
@@ -106,6 +116,7 @@ impl Machine {
         share.reply_bytes.admits(replies.into(), limit, what)?;
         share.reply_bytes.add(replies.into());
         client.segment_bytes.add(added.bytes());
+        self.accounts.spend(&client.draws, Quota::Bytes, added.bytes());
 
         let arena = ArenaId(number);
         if let Some(connection) = self.connections.get_mut(id) {
@@ -254,6 +265,8 @@ impl Machine {
     pub(super) fn give_back(&mut self, client: TaskId, server: TaskId, ended: &Arena) {
         if let Some(task) = self.tasks.get_mut(client) {
             task.segment_bytes.sub(ended.bytes());
+            let [.., of_bytes] = task.draws;
+            self.accounts.repay(of_bytes, Quota::Bytes, ended.bytes());
             if let Some(share) = task.shares.get_mut(&server) {
                 share.reply_bytes.sub(ended.replies.into());
             }

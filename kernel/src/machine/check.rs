@@ -4,6 +4,7 @@
 //! counts is counted again.
 
 use super::Machine;
+use super::account::AccountId;
 use super::connection::{Connection, Phase};
 use super::endpoint::Wait;
 use super::region::{READABLE, WRITABLE};
@@ -14,6 +15,7 @@ use super::words::Words;
 use crate::effect::Side;
 use crate::quota::Count;
 use rendez_protocol::kernel::{ObjectKind, RegionKind, Travel};
+use rendez_protocol::quota::Quota;
 use rendez_protocol::{Rights, TaskId, limit};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,6 +31,7 @@ impl Machine {
         for (id, task) in self.tasks.iter() {
             self.check_task(id, task);
         }
+        self.check_accounts();
         self.check_endpoints();
         self.check_regions();
         self.check_connections();
@@ -224,6 +227,36 @@ impl Machine {
                 node.watches && matches!(node.object, Object::Task { task, .. } if task == id)
             }));
         }
+    }
+
+    /// What is drawn on and set aside adds up.
+    fn check_accounts(&self) {
+        let mut used: BTreeMap<(AccountId, usize), u64> = BTreeMap::new();
+        let mut tasks: BTreeMap<AccountId, u32> = BTreeMap::new();
+        let mut uses = |account: AccountId, quota: Quota, amount: u64| {
+            let sum = used.entry((account, quota as usize)).or_default();
+            *sum = sum.saturating_add(amount);
+        };
+        for (_, task) in self.tasks.iter().filter(|(id, _)| *id != TaskId::KERNEL) {
+            for ((account, quota), amount) in
+                task.draws.iter().zip(Quota::SHARED).zip(task.returned())
+            {
+                uses(*account, quota, amount);
+            }
+            for account in BTreeSet::from(task.draws) {
+                let sum = tasks.entry(account).or_default();
+                *sum = sum.saturating_add(1);
+            }
+        }
+        for endpoint in self.endpoints.values() {
+            uses(endpoint.account, Quota::Endpoints, 1);
+        }
+        for region in self.regions.values() {
+            let [.., of_regions, of_bytes] = region.draws;
+            uses(of_regions, Quota::Regions, 1);
+            uses(of_bytes, Quota::Bytes, region.bytes);
+        }
+        self.accounts.check(&used, &tasks);
     }
 
     fn check_endpoints(&self) {

@@ -13,7 +13,9 @@ use super::tree::{Holder, Node, NodeId};
 use super::words::Words;
 use super::{Machine, Reply, label};
 use crate::effect::{Attach, Effect, Pair, Side};
+use crate::quota::over;
 use rendez_protocol::kernel::{Answer, Doorbell, KernelError, ObjectKind, Shape};
+use rendez_protocol::quota::Quota;
 use rendez_protocol::status::ConnectionState;
 use rendez_protocol::{
     ArenaId, ConnectionId, Interface, ObjectId, Rights, Slot, SpareId, TaskId, Ticket, limit,
@@ -261,6 +263,8 @@ impl Machine {
         if let Some(task) = self.tasks.get_mut(client) {
             task.client_connections.add(1);
             task.segment_bytes.add(bytes);
+            self.accounts.spend(&task.draws, Quota::Connections, 1);
+            self.accounts.spend(&task.draws, Quota::Bytes, bytes);
             task.connected(receiver.task, wanted.reply_bytes());
         }
         if let Some(task) = self.tasks.get_mut(receiver.task) {
@@ -333,6 +337,8 @@ impl Machine {
         count.admits(1, quotas.server_connections, "connections of a server")?;
         let count = of_client.segment_bytes;
         count.admits(wanted.bytes(), quotas.segment_bytes, "bytes of a client's segments")?;
+        self.room(client, Quota::Connections, 1)?;
+        self.room(client, Quota::Bytes, wanted.bytes())?;
         let share = of_client.shares.get(&server).copied().unwrap_or_default();
         let limit = quotas.connections_to_one_server;
         share.connections.admits(1, limit, "connections of a client to one server")?;
@@ -340,8 +346,7 @@ impl Machine {
         share.reply_bytes.admits(bytes, limit, "bytes of a server's segments for one client")?;
         let at_one_end: usize = if client == server { 2 } else { 1 };
         if of_client.words.free() < at_one_end || of_server.words.free() < at_one_end {
-            let what = "status words of a task".into();
-            return Err(KernelError::Quota { what, limit: u64::from(Words::ALL) });
+            return Err(over("status words of a task", Words::ALL.into(), Words::ALL.into()));
         }
         Ok(())
     }

@@ -35,6 +35,7 @@ impl Machine {
     /// A task is dead, and with it the embryos that it made.
     pub(super) fn bury(&mut self, who: TaskId) {
         let Some(task) = self.tasks.remove(who) else { return };
+        let (draws, returned) = (task.draws, task.returned());
         if let Some(parent) = task.parent.and_then(|parent| self.tasks.get_mut(parent)) {
             parent.children.remove(&who);
         }
@@ -60,6 +61,7 @@ impl Machine {
         if !self.bury_some(who) {
             self.works.put(who, Work::Death(who));
         }
+        self.accounts.leave(&draws, returned);
         self.effects.push(Effect::ForgetTask(who));
         // An embryo has made nothing, so this goes no deeper.
         for child in task.children {

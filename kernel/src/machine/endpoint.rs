@@ -8,6 +8,7 @@
 //! A notification is one that bits are posted to, and no messages sent: what is different about it is
 //! in `notification`.
 
+use super::account::{AccountId, Draws};
 use super::connection::Wanted;
 use super::hold::Policy;
 use super::tree::{Holder, Node, NodeId, Object, Powers};
@@ -15,6 +16,7 @@ use super::{Machine, Reply, label};
 use crate::effect::Side;
 use crate::quota::Count;
 use rendez_protocol::kernel::{Answer, Event, Fate, How, KernelError, ObjectKind, Senders};
+use rendez_protocol::quota::Quota;
 use rendez_protocol::{ArenaId, ConnectionId, Interface, ObjectId, Rights, Slot, TaskId, Why};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,6 +37,8 @@ pub(super) struct Endpoint {
     pub(super) kind: ObjectKind,
     /// On whose quota it is, while that lives.
     pub(super) maker: TaskId,
+    /// On whose account, also then.
+    pub(super) account: AccountId,
     /// Capabilities to it.
     pub(super) capabilities: Count,
     /// Those with RECEIVE.
@@ -91,10 +95,12 @@ pub(super) enum Wait {
 
 impl Endpoint {
     /// One without anything.
-    pub(super) fn new(kind: ObjectKind, maker: TaskId) -> Self {
+    pub(super) fn new(kind: ObjectKind, maker: TaskId, draws: &Draws) -> Self {
+        let [_, _, account, ..] = *draws;
         Self {
             kind,
             maker,
+            account,
             capabilities: Count::default(),
             receivers: Count::default(),
             senders: Count::default(),
@@ -123,12 +129,15 @@ impl Machine {
     /// Makes an endpoint.
     pub(super) fn create_endpoint(&mut self, who: TaskId) -> Reply {
         self.space_for(who, 1)?;
+        self.room(who, Quota::Endpoints, 1)?;
         let limit = self.quotas.endpoints;
         let id = ObjectId(self.number());
         let Some(task) = self.tasks.get_mut(who) else { return Ok(None) };
         task.endpoints.admits(1, limit, "endpoints of a task")?;
         task.endpoints.add(1);
-        self.endpoints.insert(id, Endpoint::new(ObjectKind::Endpoint, who));
+        let draws = task.draws;
+        self.accounts.spend(&draws, Quota::Endpoints, 1);
+        self.endpoints.insert(id, Endpoint::new(ObjectKind::Endpoint, who, &draws));
         let object = Object::Endpoint(id);
         Ok(Some(Answer::Slot(self.place(
             who,
@@ -338,8 +347,10 @@ impl Machine {
                     _ => maker.endpoints.sub(1),
                 }
             }
+            let account = endpoint.account;
             self.occupied(id);
             self.endpoints.remove(&id);
+            self.accounts.repay(account, Quota::Endpoints, 1);
         }
     }
 

@@ -10,6 +10,7 @@
 use super::tree::{Holder, NodeId, Object, Powers, Wish};
 use super::{Machine, Reply, bounded, label};
 use rendez_protocol::kernel::{Answer, DoorRule, Give, How, KernelError, ObjectKind};
+use rendez_protocol::quota::{Allotment, Quota};
 use rendez_protocol::{Rights, Slot, TaskId, limit};
 
 /// A rule, and the capabilities that the kernel keeps for it.
@@ -18,6 +19,8 @@ pub(super) struct Rule {
     /// Whom it is for, `None` for all others.
     uid: Option<u32>,
     given: Vec<(String, NodeId)>,
+    /// What is set aside for each such uid, where it is not what it usually is.
+    quotas: Vec<Allotment>,
 }
 
 /// The rules, if there are any yet.
@@ -27,21 +30,21 @@ pub(super) struct FrontDoor {
 }
 
 impl FrontDoor {
-    /// What a process of `uid` is given.
+    /// What a process of `uid` is given, and what is set aside for all of that uid.
     pub(super) fn for_uid(
         &self,
         uid: u32,
         own_uid: bool,
-    ) -> Result<&[(String, NodeId)], KernelError> {
+    ) -> Result<(&[(String, NodeId)], &[Allotment]), KernelError> {
         match &self.rules {
-            None if own_uid => Ok(&[]),
+            None if own_uid => Ok((&[], &[])),
             None => Err(KernelError::Denied(format!(
                 "the front door is not open to uid {uid}: the system has no policy yet"
             ))),
             Some(rules) => rules
                 .iter()
                 .find(|rule| rule.uid.is_none_or(|of| of == uid))
-                .map(|rule| rule.given.as_slice())
+                .map(|rule| (rule.given.as_slice(), rule.quotas.as_slice()))
                 .ok_or_else(|| {
                     KernelError::Denied(format!(
                         "no rule of the front door's policy lets uid {uid} in; who started the \
@@ -69,13 +72,21 @@ impl Machine {
     pub(super) fn set_front_door(&mut self, who: TaskId, slot: Slot, rules: &[DoorRule]) -> Reply {
         self.kernel_capability(who, slot, Rights::GRANT)?;
         bounded("the number of rules of the front door", rules.len(), 0, limit::DOOR_RULES_MAX)?;
-        let checked: Vec<_> = rules
-            .iter()
-            .map(|rule| Ok((rule.uid, self.checked_gifts(who, &rule.give)?)))
-            .collect::<Result<_, KernelError>>()?;
+        let mut checked = Vec::with_capacity(rules.len());
+        for rule in rules {
+            if rule.quotas.iter().any(|part| !Quota::SHARED.contains(&part.quota)) {
+                let text = "a rule names a quota that is not shared out: each task has so many";
+                return Err(KernelError::Order(text.into()));
+            }
+            checked.push((rule, self.checked_gifts(who, &rule.give)?));
+        }
         let rules = checked
             .into_iter()
-            .map(|(uid, gifts)| Rule { uid, given: self.kept_for_visitors(&gifts) })
+            .map(|(rule, gifts)| Rule {
+                uid: rule.uid,
+                given: self.kept_for_visitors(&gifts),
+                quotas: rule.quotas.clone(),
+            })
             .collect();
         let before = self.front_door.rules.replace(rules);
         for (_, id) in before.into_iter().flatten().flat_map(|rule| rule.given) {

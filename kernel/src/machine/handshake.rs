@@ -9,6 +9,7 @@ use super::endpoint::Wait;
 use super::{Machine, Reply};
 use crate::effect::{Attach, Effect, Pair, Side};
 use rendez_protocol::kernel::{Answer, Doorbell, Event, KernelError};
+use rendez_protocol::quota::Quota;
 use rendez_protocol::status::ConnectionState;
 use rendez_protocol::{ConnectionId, SpareId, TaskId, Why};
 
@@ -236,6 +237,9 @@ impl Machine {
         if let Some(task) = self.tasks.get_mut(connection.client.task) {
             task.client_connections.sub(1);
             task.segment_bytes.sub(bytes);
+            let [_, _, _, connections, _, of_bytes] = task.draws;
+            self.accounts.repay(connections, Quota::Connections, 1);
+            self.accounts.repay(of_bytes, Quota::Bytes, bytes);
             task.disconnected(connection.server.task, connection.wanted.reply_bytes());
         }
         let sides = connection.sides();

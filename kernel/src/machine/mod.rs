@@ -9,6 +9,7 @@
 //!
 //! | file | object |
 //! |---|---|
+//! | `account`, `share` | quotas: what tasks draw on, set aside and use |
 //! | `task`, `death` | tasks: made, admitted, greeted, dead |
 //! | `space` | capability spaces: mint, move, delete, inspect, where one came from |
 //! | `revoke` | revocation, in portions and acknowledged |
@@ -69,6 +70,7 @@
     allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects)
 )]
 
+mod account;
 mod arena;
 mod check;
 mod connection;
@@ -80,6 +82,7 @@ mod hold;
 mod notification;
 mod region;
 mod revoke;
+mod share;
 mod space;
 mod spare;
 mod table;
@@ -94,6 +97,7 @@ mod work;
 
 use crate::effect::{Alarm, Attach, Effect, Pair, Side};
 use crate::quota::Quotas;
+use account::Accounts;
 use connection::{Connection, Wanted};
 use death::Remains;
 use endpoint::Endpoint;
@@ -113,6 +117,7 @@ use work::{PORTION, Works};
 #[derive(Debug)]
 pub struct Machine {
     quotas: Quotas,
+    accounts: Accounts,
     tasks: Table<TaskId, Task>,
     endpoints: BTreeMap<ObjectId, Endpoint>,
     regions: BTreeMap<ObjectId, Region>,
@@ -143,6 +148,7 @@ impl Machine {
     #[must_use]
     pub fn new(quotas: Quotas) -> Self {
         let mut machine = Self {
+            accounts: Accounts::new(quotas.system.limits()),
             quotas,
             tasks: Table::default(),
             endpoints: BTreeMap::new(),
@@ -159,7 +165,8 @@ impl Machine {
             numbered: 0,
             effects: Vec::new(),
         };
-        let own = machine.insert_task("kernel", None);
+        let draws = machine.accounts.of_system();
+        let own = machine.insert_task("kernel", None, draws);
         debug_assert_eq!(own, TaskId::KERNEL);
         machine
     }
@@ -412,7 +419,9 @@ impl Machine {
             Request::PageMapped => self.page_mapped(who, transaction),
             Request::CreateEndpoint => self.create_endpoint(who),
             Request::CreateNotification => self.create_notification(who),
-            Request::CreateTask { name, give } => self.create_task(who, transaction, &name, &give),
+            Request::CreateTask { name, give, quotas } => {
+                self.create_task(who, transaction, &name, &give, &quotas)
+            }
             Request::Mint { slot, rights, badge, limits } => {
                 self.mint(who, slot, Wish { rights, badge, limits })
             }

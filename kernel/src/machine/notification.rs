@@ -29,8 +29,9 @@ use super::tree::{Holder, Node, Object, Powers};
 use super::words::Words;
 use super::{Machine, Reply};
 use crate::effect::{Attach, Effect, Pair, Side};
-use crate::quota::Count;
+use crate::quota::{Count, over};
 use rendez_protocol::kernel::{Answer, Doorbell, How, KernelError, ObjectKind, Shape};
+use rendez_protocol::quota::Quota;
 use rendez_protocol::status::ConnectionState;
 use rendez_protocol::{ConnectionId, ObjectId, Rights, Slot, TaskId, Why};
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,12 +48,15 @@ impl Machine {
     /// Makes a notification.
     pub(super) fn create_notification(&mut self, who: TaskId) -> Reply {
         self.space_for(who, 1)?;
+        self.room(who, Quota::Endpoints, 1)?;
         let limit = self.quotas.notifications;
         let id = ObjectId(self.number());
         let Some(task) = self.tasks.get_mut(who) else { return Ok(None) };
         task.notifications.admits(1, limit, "notifications of a task")?;
         task.notifications.add(1);
-        self.endpoints.insert(id, Endpoint::new(ObjectKind::Notification, who));
+        let draws = task.draws;
+        self.accounts.spend(&draws, Quota::Endpoints, 1);
+        self.endpoints.insert(id, Endpoint::new(ObjectKind::Notification, who, &draws));
         let powers = Powers::first(NOTIFICATION_RIGHTS);
         Ok(Some(Answer::Slot(self.place(
             who,
@@ -95,6 +99,8 @@ impl Machine {
         if let Some(task) = self.tasks.get_mut(who) {
             task.client_connections.add(1);
             task.segment_bytes.add(wanted.bytes());
+            self.accounts.spend(&task.draws, Quota::Connections, 1);
+            self.accounts.spend(&task.draws, Quota::Bytes, wanted.bytes());
         }
         self.effects.push(Effect::MakeSegments {
             pair: id.into(),
@@ -220,6 +226,8 @@ impl Machine {
         count.admits(1, quotas.client_connections, "connections of a client")?;
         let count = task.segment_bytes;
         count.admits(wanted.bytes(), quotas.segment_bytes, "bytes of a client's segments")?;
+        self.room(who, Quota::Connections, 1)?;
+        self.room(who, Quota::Bytes, wanted.bytes())?;
         let mut waits = Count::default();
         waits.add(task.waits.len() as u64);
         waits.admits(1, quotas.parked, "requests of a task that wait")?;
@@ -287,5 +295,5 @@ fn words_left(free: usize) -> Result<(), KernelError> {
     if free > 0 {
         return Ok(());
     }
-    Err(KernelError::Quota { what: "status words of a task".into(), limit: u64::from(Words::ALL) })
+    Err(over("status words of a task", Words::ALL.into(), Words::ALL.into()))
 }

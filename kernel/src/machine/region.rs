@@ -17,11 +17,13 @@
 //! a memory file's descriptor can open it once more, for writing, through `/proc/self/fd`. A shared
 //! region has no seal against writing, so there is no reading it without MAP_WRITE.
 
+use super::account::Draws;
 use super::tree::{Object, Powers};
 use super::{Machine, Reply};
 use crate::effect::{Attach, Effect};
 use crate::quota::Count;
 use rendez_protocol::kernel::{Answer, How, KernelError, ObjectKind, RegionKind};
+use rendez_protocol::quota::Quota;
 use rendez_protocol::{ObjectId, Rights, Slot, TaskId, limit};
 
 /// All rights that there are to a region that nobody but its maker writes.
@@ -36,6 +38,8 @@ pub(super) const WRITABLE: Rights = READABLE.union(Rights::MAP_WRITE);
 pub(super) struct Region {
     /// On whose quota it is, while that lives.
     pub(super) maker: TaskId,
+    /// On whose accounts, also then.
+    pub(super) draws: Draws,
     pub(super) bytes: u64,
     pub(super) kind: RegionKind,
     /// Whether it may be mapped.
@@ -61,6 +65,8 @@ impl Machine {
             });
         }
         self.space_for(who, 1)?;
+        self.room(who, Quota::Regions, 1)?;
+        self.room(who, Quota::Bytes, bytes)?;
         let (most, most_bytes) = (self.quotas.regions, self.quotas.region_bytes);
         let id = ObjectId(self.number());
         let Some(task) = self.tasks.get_mut(who) else { return Ok(None) };
@@ -68,9 +74,12 @@ impl Machine {
         task.region_bytes.admits(bytes, most_bytes, "bytes of a task's regions")?;
         task.regions.add(1);
         task.region_bytes.add(bytes);
+        let draws = task.draws;
+        self.accounts.spend(&draws, Quota::Regions, 1);
+        self.accounts.spend(&draws, Quota::Bytes, bytes);
         let ready = kind == RegionKind::Shared;
         let capabilities = Count::default();
-        self.regions.insert(id, Region { maker: who, bytes, kind, ready, capabilities });
+        self.regions.insert(id, Region { maker: who, draws, bytes, kind, ready, capabilities });
         self.effects.push(Effect::MakeRegion { region: id, bytes, kind });
         let rights = if kind == RegionKind::Shared { WRITABLE } else { READABLE };
         let capability =
@@ -160,7 +169,11 @@ impl Machine {
             maker.regions.sub(1);
             maker.region_bytes.sub(region.bytes);
         }
+        let [.., of_regions, of_bytes] = region.draws;
+        let bytes = region.bytes;
         self.regions.remove(&id);
+        self.accounts.repay(of_regions, Quota::Regions, 1);
+        self.accounts.repay(of_bytes, Quota::Bytes, bytes);
         self.effects.push(Effect::ForgetRegion(id));
     }
 }

@@ -10,6 +10,7 @@ use super::{Machine, Reply};
 use rendez_protocol::kernel::{
     Answer, Capability, How, KernelError, ObjectKind, Provenance, Received,
 };
+use rendez_protocol::quota::Quota;
 use rendez_protocol::{Rights, Slot, TaskId, limit};
 use std::sync::Arc;
 
@@ -149,13 +150,10 @@ impl Machine {
 
     /// Whether `more` capabilities fit into a task's quota.
     pub(super) fn space_for(&self, who: TaskId, more: usize) -> Result<(), KernelError> {
-        self.tasks.get(who).map_or(Ok(()), |task| {
-            task.capabilities.admits(
-                more as u64,
-                self.quotas.capabilities,
-                "capabilities of a task",
-            )
-        })
+        let Some(task) = self.tasks.get(who) else { return Ok(()) };
+        let (count, limit) = (task.capabilities, self.quotas.capabilities);
+        count.admits(more as u64, limit, "capabilities of a task")?;
+        self.room(who, Quota::Capabilities, more as u64)
     }
 
     /// Puts a new capability into a new slot.
@@ -172,6 +170,7 @@ impl Machine {
             return Err(KernelError::Order(format!("{who} is dead")));
         };
         task.capabilities.add(1);
+        self.accounts.spend(&task.draws, Quota::Capabilities, 1);
         let slot = task.space.insert(Cell::Reserved);
         let origin = self.origin(who, how);
         let id = self.plant(parent, object, powers, Holder::Slot(who, slot), origin);
@@ -258,6 +257,7 @@ impl Machine {
             && task.space.remove(slot).is_some()
         {
             task.capabilities.sub(1);
+            self.repay(who, Quota::Capabilities, 1);
         }
     }
 }

@@ -10,7 +10,9 @@
 
 use super::{Machine, Reply};
 use crate::effect::{Attach, Effect, Pair, Side};
+use crate::quota::over;
 use rendez_protocol::kernel::{Answer, Doorbell, KernelError, Shape};
+use rendez_protocol::quota::Quota;
 use rendez_protocol::{SpareId, TaskId};
 
 /// A spare.
@@ -36,19 +38,19 @@ impl Machine {
     pub(super) fn make_spare(&mut self, who: TaskId, transaction: u64, shape: Shape) -> Reply {
         super::connection::check_shape("shape", shape)?;
         let (most, most_bytes) = (self.quotas.spares, self.quotas.segment_bytes);
-        let Some(task) = self.tasks.get_mut(who) else { return Ok(None) };
-        let over =
-            |what: &str, limit: u32| KernelError::Quota { what: what.into(), limit: limit.into() };
-        if task.spares.len() >= most as usize {
-            return Err(over("spares of a task", most));
-        }
         let bytes = shape.segment_bytes();
+        self.room(who, Quota::Bytes, bytes as u64)?;
+        let Some(task) = self.tasks.get_mut(who) else { return Ok(None) };
+        if task.spares.len() >= most as usize {
+            return Err(over("spares of a task", most.into(), task.spares.len() as u64));
+        }
         task.segment_bytes.admits(bytes as u64, most_bytes, "bytes of a client's segments")?;
         let Some(number) = task.spares_ever.checked_add(1) else {
-            return Err(over("spares that a task has ever had", u32::MAX));
+            return Err(over("spares that a task has ever had", u32::MAX.into(), u32::MAX.into()));
         };
         task.spares_ever = number;
         task.segment_bytes.add(bytes as u64);
+        self.accounts.spend(&task.draws, Quota::Bytes, bytes as u64);
         let spare = SpareId(number);
         task.spares.insert(spare, Spare { shape, phase: Phase::Maps });
         self.effects.push(Effect::MakeSpare { task: who, spare, bytes });
@@ -114,7 +116,9 @@ impl Machine {
     pub(super) fn forget_spare(&mut self, who: TaskId, spare: SpareId) {
         let Some(task) = self.tasks.get_mut(who) else { return };
         if let Some(gone) = task.spares.remove(&spare) {
-            task.segment_bytes.sub(gone.shape.segment_bytes() as u64);
+            let bytes = gone.shape.segment_bytes() as u64;
+            task.segment_bytes.sub(bytes);
+            self.repay(who, Quota::Bytes, bytes);
             self.effects.push(Effect::ForgetSpare(who, spare));
         }
     }
@@ -135,6 +139,7 @@ impl Machine {
         })?;
         task.spares.remove(&spare);
         task.segment_bytes.sub(shape.segment_bytes() as u64);
+        self.repay(who, Quota::Bytes, shape.segment_bytes() as u64);
         self.effects.push(Effect::UseSpare { task: who, spare, pair, side });
         Some((spare, doorbell))
     }

@@ -5,6 +5,7 @@
 //! before, all it can do is to die. What it made outlives it, what it held does not: capabilities
 //! derived from its own pass to those that its own came from.
 
+use super::account::Draws;
 use super::endpoint::Wait;
 use super::space::Cell;
 use super::spare::Spare;
@@ -18,6 +19,7 @@ use crate::quota::Count;
 use rendez_protocol::kernel::{
     Answer, Credentials, Give, Given, Hello, How, KernelError, ObjectKind, TaskInfo,
 };
+use rendez_protocol::quota::{Allotment, Quota};
 use rendez_protocol::version::PROTOCOL;
 use rendez_protocol::{ConnectionId, ObjectId, Rights, Slot, SpareId, TaskId, limit};
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,6 +67,8 @@ pub(super) struct Share {
 #[derive(Debug)]
 pub(super) struct Task {
     pub(super) name: Arc<str>,
+    /// On which accounts it draws.
+    pub(super) draws: Draws,
     pub(super) object: ObjectId,
     pub(super) parent: Option<TaskId>,
     pub(super) credentials: Option<Credentials>,
@@ -144,11 +148,17 @@ impl Task {
 }
 
 impl Machine {
-    /// Enters a task, which holds nothing.
-    pub(super) fn insert_task(&mut self, name: &str, parent: Option<TaskId>) -> TaskId {
+    /// Enters a task, which holds nothing and has not joined those who draw on its accounts.
+    pub(super) fn insert_task(
+        &mut self,
+        name: &str,
+        parent: Option<TaskId>,
+        draws: Draws,
+    ) -> TaskId {
         let object = ObjectId(self.number());
         self.tasks.insert(Task {
             name: name.into(),
+            draws,
             object,
             parent,
             credentials: None,
@@ -183,7 +193,9 @@ impl Machine {
     }
 
     pub(super) fn first_task(&mut self, name: &str) -> TaskId {
-        let id = self.insert_task(name, None);
+        let draws = self.accounts.of_system();
+        let id = self.insert_task(name, None, draws);
+        self.accounts.join(&draws);
         self.give_own(id);
         if let Some(object) = self.task_object(TaskId::KERNEL)
             && let Ok(kernel) =
@@ -203,17 +215,24 @@ impl Machine {
         transaction: u64,
         name: &str,
         give: &[Give],
+        quotas: &[Allotment],
     ) -> Reply {
         label("the name of a task", name)?;
         let gifts = self.checked_gifts(who, give)?;
-        self.task_for(gifts.len())?;
+        self.ceiling_for(gifts.len())?;
         self.space_for(who, 1)?;
         let Some(creator) = self.tasks.get(who) else { return Ok(None) };
         let mut children = Count::default();
         children.add(creator.children.len() as u64);
         children.admits(1, self.quotas.children, "tasks created by a task")?;
 
-        let id = self.insert_task(name, Some(who));
+        let draws = self.set_aside(who, name, quotas)?;
+        if let Err(error) = self.begins(who, &draws, gifts.len()) {
+            self.accounts.abandon(&draws);
+            return Err(error);
+        }
+        let id = self.insert_task(name, Some(who), draws);
+        self.accounts.join(&draws);
         let Some(object) = self.task_object(id) else { return Ok(None) };
         if let Some(creator) = self.tasks.get_mut(who) {
             creator.children.insert(id);
@@ -235,9 +254,19 @@ impl Machine {
         credentials: Credentials,
         own_uid: bool,
     ) -> Result<TaskId, KernelError> {
-        let given = self.front_door.for_uid(credentials.uid, own_uid)?.to_vec();
-        self.task_for(given.len())?;
-        let id = self.insert_task(&presentable(name), None);
+        let (given, quotas) = self.front_door.for_uid(credentials.uid, own_uid)?;
+        let given = given.to_vec();
+        let share = self.quotas.uid.with(quotas);
+        self.ceiling_for(given.len())?;
+        let draws = self.accounts.of_uid(credentials.uid, share)?;
+        let all = (given.len() as u64).saturating_add(1);
+        let fits = |quota, more| self.accounts.fits(&draws, quota, 0, more);
+        if let Err(over) = fits(Quota::Tasks, 1).and_then(|()| fits(Quota::Capabilities, all)) {
+            self.accounts.abandon(&draws);
+            return Err(over.into());
+        }
+        let id = self.insert_task(&presentable(name), None, draws);
+        self.accounts.join(&draws);
         if let Some(task) = self.tasks.get_mut(id) {
             task.stage = Stage::Admitted;
             task.credentials = Some(credentials);
@@ -369,13 +398,28 @@ impl Machine {
         self.tasks.get(task).map(|of_task| Object::Task { task, id: of_task.object })
     }
 
-    /// Whether there may be one more task, that is given so many capabilities.
-    fn task_for(&self, given: usize) -> Result<(), KernelError> {
-        let mut tasks = Count::default();
-        tasks.add(self.tasks.len().saturating_sub(1) as u64);
-        tasks.admits(1, self.quotas.tasks, "tasks of the system")?;
+    /// Whether one task may have so many given capabilities, and one to itself.
+    fn ceiling_for(&self, given: usize) -> Result<(), KernelError> {
         let all = (given as u64).saturating_add(1);
         Count::default().admits(all, self.quotas.capabilities, "capabilities of a task")
+    }
+
+    /// Whether a task that draws on `draws` can be made, with so many capabilities and one to itself,
+    /// while `creator` gets one to it.
+    fn begins(&self, creator: TaskId, draws: &Draws, given: usize) -> Result<(), KernelError> {
+        let all = (given as u64).saturating_add(1);
+        let Some(task) = self.tasks.get(creator) else { return Ok(()) };
+        // One more at the creator, which may be of the same account.
+        let same = |quota: Quota| task.draws.get(quota as usize) == draws.get(quota as usize);
+        let more = if same(Quota::Capabilities) { all.saturating_add(1) } else { all };
+        for (quota, more) in [(Quota::Tasks, 1), (Quota::Capabilities, more)] {
+            if same(quota) {
+                self.room(creator, quota, more)?;
+            } else {
+                self.accounts.fits(draws, quota, 0, more)?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives a new task the capability to itself. It derives from none, so nobody can revoke it.

@@ -20,6 +20,7 @@ use super::tree::{Holder, NodeId, Powers, Wish};
 use super::{Machine, Reply, bounded};
 use crate::effect::Side;
 use rendez_protocol::kernel::{Answer, How, KernelError, Offer, Received, Travel};
+use rendez_protocol::quota::Quota;
 use rendez_protocol::{ConnectionId, Slot, TaskId, Ticket, limit};
 
 /// What a ticket stands for.
@@ -96,6 +97,7 @@ impl Machine {
                 let minted = self.plant(Some(item.node), node.object, item.powers, holder, origin);
                 if let Some(task) = self.tasks.get_mut(who) {
                     task.capabilities.add(1);
+                    self.accounts.spend(&task.draws, Quota::Capabilities, 1);
                 }
                 Item { node: minted, ..item }
             }
@@ -195,6 +197,7 @@ impl Machine {
         }
         let task = self.tasks.get_mut(who)?;
         task.capabilities.add(1);
+        self.accounts.spend(&task.draws, Quota::Capabilities, 1);
         let slot = task.space.insert(Cell::Held(id));
         self.set_holder(id, Holder::Slot(who, slot));
         self.received(id)
@@ -210,6 +213,7 @@ impl Machine {
     fn uncount(&mut self, offerer: TaskId) {
         if let Some(task) = self.tasks.get_mut(offerer) {
             task.capabilities.sub(1);
+            self.repay(offerer, Quota::Capabilities, 1);
         }
     }
 }

@@ -40,6 +40,7 @@
 //! doubly linked: unlinking is quick, and a walk needs no memory.
 
 use super::table::Table;
+use crate::quota::over;
 use rendez_protocol::kernel::{How, KernelError, Limits, ObjectKind};
 use rendez_protocol::{ConnectionId, ObjectId, Rights, Slot, TaskId, Ticket, limit};
 
@@ -543,8 +544,8 @@ impl Tree {
         if self.above(id).count() < limit::DERIVATION_DEPTH_MAX {
             return Ok(());
         }
-        let what = "capabilities derived from one another in a row".into();
-        Err(KernelError::Quota { what, limit: limit::DERIVATION_DEPTH_MAX as u64 })
+        let most = limit::DERIVATION_DEPTH_MAX as u64;
+        Err(over("capabilities derived from one another in a row", most, most))
     }
 
     /// What it hangs below, nearest first.

@@ -5,6 +5,7 @@ use super::segments::{Held, Shared, system as refused};
 use super::{PER_BATCH, Shell, pair, socket_word};
 use crate::effect::{Attach, Effect, Pair, Side};
 use crate::input::Input;
+use crate::quota::over;
 use crate::system;
 use rendez_ipc_core::control::FRAME_PAYLOAD_BYTES_MAX;
 use rendez_ipc_core::status::{PageReader, StatusWriter};
@@ -179,10 +180,11 @@ impl Shell {
     ) {
         let mut payload = encode(answer);
         if payload.len() > FRAME_PAYLOAD_BYTES_MAX {
-            payload = encode(&Answer::Error(KernelError::Quota {
-                what: "bytes of an answer".into(),
-                limit: FRAME_PAYLOAD_BYTES_MAX as u64,
-            }));
+            payload = encode(&Answer::Error(over(
+                "bytes of an answer",
+                FRAME_PAYLOAD_BYTES_MAX as u64,
+                payload.len() as u64,
+            )));
         }
         self.post(id, Outgoing::answer(transaction, payload, descriptors));
     }

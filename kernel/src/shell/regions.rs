@@ -2,6 +2,7 @@
 
 use super::closer::Closing;
 use super::segments::{Held, Shared, check, system};
+use crate::quota::over;
 use rendez_ipc_core::status::{SEALS, memory_file};
 use rendez_protocol::ObjectId;
 use rendez_protocol::kernel::{KernelError, RegionKind};
@@ -54,8 +55,7 @@ impl Regions {
             return Ok(Rc::clone(file));
         }
         if count > most {
-            let what = "regions of all tasks together".into();
-            return Err(KernelError::Quota { what, limit: most as u64 });
+            return Err(over("regions of all tasks together", most as u64, count as u64));
         }
         let (bytes, kind) = (region.bytes, region.kind);
         let making = |error: std::io::Error| system("making a region", error);

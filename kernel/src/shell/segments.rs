@@ -2,6 +2,7 @@
 
 use super::closer::Closing;
 use crate::effect::{Pair, Side};
+use crate::quota::over;
 use rendez_ipc_core::status::{PAGE_BYTES, SEALS, has_hole, memory_file};
 use rendez_protocol::kernel::KernelError;
 use rendez_protocol::{SpareId, TaskId};
@@ -142,10 +143,8 @@ impl Segments {
     pub(super) fn charge(&mut self, pair: Pair, maker: TaskId) -> Result<(), KernelError> {
         let charged = self.making.entry(maker).or_default();
         if *charged >= self.making_max {
-            return Err(KernelError::Quota {
-                what: "connections and arenas of one task in the making".into(),
-                limit: self.making_max as u64,
-            });
+            let what = "connections and arenas of one task in the making";
+            return Err(over(what, self.making_max as u64, *charged as u64));
         }
         if let Some(made) = self.pairs.get_mut(&pair)
             && made.maker.is_none()
@@ -178,8 +177,8 @@ impl Segments {
     /// A spare, for its owner.
     pub(super) fn spare(&mut self, task: TaskId, spare: SpareId) -> Result<Shared, KernelError> {
         if self.spares.len() > self.spares_max {
-            let what = "spares of all tasks together".into();
-            return Err(KernelError::Quota { what, limit: self.spares_max as u64 });
+            let (most, count) = (self.spares_max as u64, self.spares.len() as u64);
+            return Err(over("spares of all tasks together", most, count));
         }
         let end = self.spares.get_mut(&(task, spare)).ok_or(KernelError::BadSpare(spare))?;
         end.own(&self.closing)

@@ -115,7 +115,7 @@ impl System {
             badge: Some(7),
             limits: Limits::SAME,
         }];
-        let rules = vec![DoorRule { uid: None, give }];
+        let rules = vec![DoorRule { uid: None, give, quotas: vec![] }];
         assert_eq!(server.ask(Request::FrontDoor { slot: kernel.slot, rules }), Answer::Done);
         let serving = server.ask(Request::Serve { slot: endpoint.slot, interface: None });
         assert!(matches!(serving, Answer::Serving { generation: 1, .. }), "{serving:?}");

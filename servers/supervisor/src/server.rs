@@ -299,7 +299,11 @@ impl<P: Program> Supervisor<P> {
         let admissions = self.plan.policy.admissions(own)?;
         let rules = admissions
             .into_iter()
-            .map(|rule| DoorRule { uid: rule.uid, give: rule.give.into_iter().map(give).collect() })
+            .map(|rule| DoorRule {
+                uid: rule.uid,
+                give: rule.give.into_iter().map(give).collect(),
+                quotas: vec![],
+            })
             .collect();
         Ok(self.task.set_front_door(kernel, rules)?)
     }

@@ -1,4 +1,6 @@
-use super::{Answer, KernelError, Request, Rights, Slot, World, connect, give, pair, revoked};
+use super::{
+    Answer, KernelError, Request, Rights, Slot, World, connect, give, pair, quota, revoked,
+};
 use crate::machine::endpoint::ENDPOINT_RIGHTS;
 use crate::quota::Quotas;
 use rendez_protocol::kernel::{Event, Give, Limits, ObjectKind};
@@ -58,7 +60,7 @@ fn bits_and_priority_never_grow() {
     let error = KernelError::Priority { slot, wanted: 8, held: 7 };
     assert_eq!(world.fail(first, mint(slot, higher)), error);
     let gift = Give { limits: higher, ..give(slot, rights) };
-    let create = Request::CreateTask { name: "child".into(), give: vec![gift] };
+    let create = Request::CreateTask { name: "child".into(), give: vec![gift], quotas: vec![] };
     assert_eq!(world.fail(first, create), error);
 
     let same = world.slot(first, mint(slot, Limits::SAME));
@@ -240,7 +242,7 @@ fn capabilities_are_counted() {
     let endpoint = world.endpoint(first);
     let last = world.mint(first, endpoint, Rights::SEND);
     let error = world.fail(first, Request::CreateEndpoint);
-    assert_eq!(error, KernelError::Quota { what: "capabilities of a task".into(), limit: 4 });
+    assert_eq!(quota(&error), ("capabilities of a task".into(), 4));
     world.slot(first, Request::Move { slot: last });
     let mint =
         Request::Mint { slot: endpoint, rights: Rights::SEND, badge: None, limits: Limits::SAME };

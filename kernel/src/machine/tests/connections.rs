@@ -1,6 +1,6 @@
 use super::{
     Answer, CREDENTIALS, KernelError, Pair, Quotas, Request, Rights, connect, give, mapped, pair,
-    pair_with, revoked,
+    pair_with, quota, revoked,
 };
 use crate::effect::{Attach, Effect, Side};
 use rendez_protocol::kernel::{Doorbell, Event, Shape};
@@ -148,7 +148,7 @@ fn connections_are_counted_at_both_ends_and_in_bytes() {
         let Pair { mut world, server, client, send, .. } = pair_with(quotas);
         let id = world.connected(client, send, server);
         let error = world.fail(client, connect(send));
-        assert_eq!(error, KernelError::Quota { what: what.into(), limit });
+        assert_eq!(quota(&error), (what.into(), limit));
         world.ask(client, disconnect(id));
         world.connecting(client, send);
     }

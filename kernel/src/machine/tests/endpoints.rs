@@ -1,6 +1,6 @@
 use super::{
     Answer, KernelError, Quotas, Request, Rights, World, connect, give, mapped, offered, pair,
-    pair_with, revoked,
+    pair_with, quota, revoked,
 };
 use rendez_protocol::kernel::{Doorbell, Event, Shape, Travel};
 use rendez_protocol::{Interface, Version};
@@ -174,7 +174,7 @@ fn waiting_requests_are_counted() {
     let waits = world.send(pair.client, connect(pair.send));
     let error = world.fail(pair.client, connect(pair.send));
     let what = "requests of a task that wait".into();
-    assert_eq!(error, KernelError::Quota { what, limit: 1 });
+    assert_eq!(quota(&error), (what, 1));
     world.send(pair.client, Request::Cancel { transaction: waits });
     let again = world.send(pair.client, connect(pair.send));
     assert_eq!(world.answer_to(again), None);
@@ -187,7 +187,7 @@ fn endpoints_are_counted_while_they_exist() {
     let copy = world.mint(first, endpoint, Rights::SEND);
     world.ask(first, Request::Delete { slot: endpoint });
     let error = world.fail(first, Request::CreateEndpoint);
-    assert_eq!(error, KernelError::Quota { what: "endpoints of a task".into(), limit: 1 });
+    assert_eq!(quota(&error), ("endpoints of a task".into(), 1));
     world.ask(first, Request::Delete { slot: copy });
     world.endpoint(first);
 }

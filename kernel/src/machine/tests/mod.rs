@@ -85,7 +85,7 @@ impl World {
     }
 
     fn embryo(&mut self, parent: TaskId, give: Vec<Give>) -> (TaskId, Slot) {
-        match self.ask(parent, Request::CreateTask { name: "task".into(), give }) {
+        match self.ask(parent, Request::CreateTask { name: "task".into(), give, quotas: vec![] }) {
             Answer::Task { capability, id } => (id, capability.slot),
             other => panic!("not created: {other:?}"),
         }
@@ -313,7 +313,18 @@ fn give(slot: Slot, rights: Rights) -> Give {
 }
 
 fn rule(uid: Option<u32>, give: Vec<Give>) -> DoorRule {
-    DoorRule { uid, give }
+    DoorRule { uid, give, quotas: vec![] }
+}
+
+/// Which quota is exceeded, and its value.
+fn quota(error: &KernelError) -> (String, u64) {
+    match error {
+        KernelError::Quota { what, limit, used, .. } => {
+            assert!(used <= limit, "{error}");
+            (what.clone(), *limit)
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 fn connect(slot: Slot) -> Request {

@@ -7,11 +7,12 @@ use super::{CREDENTIALS, Hello};
 use crate::effect::{Alarm, Effect, Pair, Side};
 use crate::machine::Machine;
 use crate::machine::spare::Phase;
-use crate::quota::Quotas;
+use crate::quota::{Quotas, Shares};
 use rendez_protocol::kernel::{
     Answer, DoorRule, Doorbell, Event, Give, Hold, KernelError, Limits, ObjectKind, Offer,
     RegionKind, Request, Shape, Travel,
 };
+use rendez_protocol::quota::{Allotment, Quota};
 use rendez_protocol::status::ConnectionState;
 use rendez_protocol::{
     ArenaId, ConnectionId, Interface, ObjectId, Rights, Slot, SpareId, TaskId, Ticket, Version, Why,
@@ -83,7 +84,22 @@ struct Run {
 impl Run {
     fn new(seed: u64) -> Self {
         let quotas = Quotas {
-            tasks: 9,
+            system: Shares {
+                tasks: 12,
+                capabilities: 220,
+                endpoints: 24,
+                connections: 24,
+                regions: 9,
+                bytes: 60 * Shape::default().segment_bytes() as u64,
+            },
+            uid: Shares {
+                tasks: 4,
+                capabilities: 70,
+                endpoints: 8,
+                connections: 8,
+                regions: 4,
+                bytes: 12 * Shape::default().segment_bytes() as u64,
+            },
             children: 6,
             capabilities: 60,
             endpoints: 6,
@@ -269,6 +285,21 @@ impl Run {
         Limits { bits, priority }
     }
 
+    /// What is set aside for a new task, mostly nothing.
+    fn parts(&mut self) -> Vec<Allotment> {
+        if !self.dice.one_in(3) {
+            return Vec::new();
+        }
+        let most = [4, 30, 5, 4, 2, 4 * Shape::default().segment_bytes()];
+        let mut parts = Vec::new();
+        for (quota, most) in Quota::SHARED.into_iter().zip(most) {
+            if self.dice.one_in(2) {
+                parts.push(Allotment { quota, amount: self.dice.below(most + 1) as u64 });
+            }
+        }
+        parts
+    }
+
     fn gifts(&mut self, who: TaskId) -> Vec<Give> {
         (0..self.dice.below(4))
             .map(|_| {
@@ -319,7 +350,11 @@ impl Run {
             0 => Request::PageMapped,
             1..4 => Request::CreateEndpoint,
             4 => Request::CreateNotification,
-            5..8 => Request::CreateTask { name: "child".into(), give: self.gifts(who) },
+            5..8 => Request::CreateTask {
+                name: "child".into(),
+                give: self.gifts(who),
+                quotas: self.parts(),
+            },
             8..14 => {
                 let (rights, badge) = (self.rights(who, slot), self.badge());
                 Request::Mint { slot, rights, badge, limits: self.limits() }
@@ -435,8 +470,9 @@ impl Run {
             96 => Request::List { slot },
             97 => Request::Page { slot, task: self.dice.pick(&self.tasks).unwrap_or(who) },
             _ => {
-                let own = DoorRule { uid: Some(CREDENTIALS.uid), give: self.gifts(who) };
-                let others = DoorRule { uid: None, give: self.gifts(who) };
+                let own =
+                    DoorRule { uid: Some(CREDENTIALS.uid), give: self.gifts(who), quotas: vec![] };
+                let others = DoorRule { uid: None, give: self.gifts(who), quotas: vec![] };
                 Request::FrontDoor { slot, rules: vec![own, others] }
             }
         }
@@ -615,6 +651,9 @@ impl Run {
             Answer::Revoked { connections: 1.., .. } => "severed",
             Answer::Revoked { .. } => "revoked",
             Answer::Error(KernelError::NotCompleted(_)) => "not completed",
+            Answer::Error(KernelError::Quota { what, .. }) if what.ends_with("(its own part)") => {
+                "part"
+            }
             Answer::Error(KernelError::Quota { .. }) => "quota",
             Answer::Error(KernelError::Cancelled) => "cancelled",
             Answer::Error(KernelError::Dead) => "dead",
@@ -704,6 +743,9 @@ fn anything_in_any_order() {
         assert!(run.machine.escrow.is_empty());
         assert!(run.machine.remains.is_empty());
         let kept = run.machine.front_door.kept().count();
+        if kept == 0 {
+            run.machine.accounts.check_idle();
+        }
         assert_eq!(run.machine.tree.iter().count(), kept, "only the front door keeps anything");
     }
     for name in [
@@ -732,6 +774,7 @@ fn anything_in_any_order() {
         "revoked",
         "not completed",
         "quota",
+        "part",
         "cancelled",
         "dead",
         "not held",

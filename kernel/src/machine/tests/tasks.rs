@@ -1,6 +1,6 @@
 use super::{
     Answer, CREDENTIALS, Credentials, Give, Hello, KernelError, Pair, Quotas, Request, Rights,
-    Slot, Version, World, connect, give, pair, rule,
+    Slot, Version, World, connect, give, pair, quota, rule,
 };
 use crate::effect::{Attach, Effect};
 use crate::machine::task::{KERNEL_RIGHTS, TASK_RIGHTS};
@@ -63,7 +63,8 @@ fn a_created_task_finds_what_it_was_given() {
     let gift =
         Give { name: name.clone(), slot: endpoint, rights, badge: Some(4), limits: Limits::SAME };
     let give = vec![gift];
-    let transaction = world.send(first, Request::CreateTask { name: "file".into(), give });
+    let transaction =
+        world.send(first, Request::CreateTask { name: "file".into(), give, quotas: vec![] });
     let (answer, attach) = world.answer_with(transaction).unwrap();
     let Answer::Task { capability, id } = answer else { panic!() };
     assert_eq!(attach, [Attach::TaskSocket(id)]);
@@ -94,17 +95,18 @@ fn names_and_lists_are_bounded() {
     let endpoint = world.endpoint(first);
     let (long, fits) = ("x".repeat(65), "x".repeat(64));
     for name in ["", "a\nb", "\u{7f}", &long] {
-        let request = Request::CreateTask { name: name.into(), give: vec![] };
+        let request = Request::CreateTask { name: name.into(), give: vec![], quotas: vec![] };
         assert!(matches!(world.fail(first, request), KernelError::BadValue { .. }), "{name:?}");
         let gift = Give { name: name.into(), ..give(endpoint, Rights::SEND) };
         let request = Request::FrontDoor { slot: kernel, rules: vec![rule(None, vec![gift])] };
         assert!(matches!(world.fail(first, request), KernelError::BadValue { .. }), "{name:?}");
     }
     let many = vec![give(endpoint, Rights::SEND); 65];
-    let error = world.fail(first, Request::CreateTask { name: "many".into(), give: many });
+    let error =
+        world.fail(first, Request::CreateTask { name: "many".into(), give: many, quotas: vec![] });
     assert!(matches!(error, KernelError::BadValue { value: 65, .. }));
     let all = vec![give(endpoint, Rights::SEND); 64];
-    let made = world.ask(first, Request::CreateTask { name: fits, give: all });
+    let made = world.ask(first, Request::CreateTask { name: fits, give: all, quotas: vec![] });
     assert!(matches!(made, Answer::Task { .. }));
 }
 
@@ -117,7 +119,7 @@ fn giving_needs_grant_and_less_needs_mint() {
     let fixed = world.mint(first, endpoint, rights | Rights::GRANT);
     let mut create = |slot, rights, badge| {
         let give = vec![Give { badge, ..give(slot, rights) }];
-        match world.ask(first, Request::CreateTask { name: "x".into(), give }) {
+        match world.ask(first, Request::CreateTask { name: "x".into(), give, quotas: vec![] }) {
             Answer::Error(KernelError::MissingRights { missing, .. }) => Some(missing),
             Answer::Task { .. } => None,
             other => panic!("{other:?}"),
@@ -134,16 +136,16 @@ fn giving_needs_grant_and_less_needs_mint() {
 #[test]
 fn tasks_are_counted() {
     let (mut world, first, _) =
-        World::started_with(Quotas { tasks: 3, children: 1, ..Quotas::default() });
-    let create = || Request::CreateTask { name: "x".into(), give: vec![] };
+        World::started_with(Quotas { children: 1, ..Quotas::default().of_tasks(3, 1) });
+    let create = || Request::CreateTask { name: "x".into(), give: vec![], quotas: vec![] };
     let (child, _) = world.embryo(first, vec![]);
     let error = world.fail(first, create());
-    assert_eq!(error, KernelError::Quota { what: "tasks created by a task".into(), limit: 1 });
+    assert_eq!(quota(&error), ("tasks created by a task".into(), 1));
     world.hello(child);
     world.embryo(child, vec![]);
-    let full = KernelError::Quota { what: "tasks of the system".into(), limit: 3 };
     let mut log = Vec::new();
-    assert_eq!(world.machine.admit("x", CREDENTIALS, true, &mut log), Err(full));
+    let error = world.machine.admit("x", CREDENTIALS, true, &mut log).unwrap_err();
+    assert_eq!(quota(&error), ("tasks of the system".into(), 3));
     world.die(child);
     world.embryo(first, vec![]);
     world.machine.admit("x", CREDENTIALS, true, &mut log).unwrap();

@@ -1,6 +1,6 @@
 use super::{
     Answer, KernelError, Offer, Pair, Quotas, Request, Rights, Slot, TaskId, Ticket, World, give,
-    offered, pair, pair_with, revoked,
+    offered, pair, pair_with, quota, revoked,
 };
 use rendez_protocol::kernel::{Limits, Travel};
 use rendez_protocol::{ConnectionId, Why};
@@ -204,7 +204,7 @@ fn tickets_and_what_they_hold_count_against_who_offers() {
     let first = world.offer(client, id, item());
     world.offer(client, id, item());
     let error = world.fail(client, Request::Offer { connection: id, items: item() });
-    assert_eq!(error, KernelError::Quota { what: "tickets of a task".into(), limit: 2 });
+    assert_eq!(quota(&error), ("tickets of a task".into(), 2));
     world.accept(server, id, first);
     world.offer(client, id, item());
 
@@ -214,7 +214,7 @@ fn tickets_and_what_they_hold_count_against_who_offers() {
     world.offer(client, id, vec![offered(slot, Rights::SEND, Travel::Mint)]);
     let items = vec![offered(slot, Rights::SEND, Travel::Mint)];
     let error = world.fail(client, Request::Offer { connection: id, items });
-    assert_eq!(error, KernelError::Quota { what: "capabilities of a task".into(), limit: 5 });
+    assert_eq!(quota(&error), ("capabilities of a task".into(), 5));
     world.offer(client, id, vec![offered(slot, RIGHTS, Travel::Move)]);
 }
 

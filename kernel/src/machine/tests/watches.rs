@@ -1,4 +1,6 @@
-use super::{Answer, KernelError, Pair, Quotas, Request, Rights, Slot, World, give, offered, pair};
+use super::{
+    Answer, KernelError, Pair, Quotas, Request, Rights, Slot, World, give, offered, pair, quota,
+};
 use rendez_protocol::TaskId;
 use rendez_protocol::kernel::{Event, Fate, Travel};
 
@@ -73,7 +75,7 @@ fn watching_needs_watch_and_counts_once() {
     watch(&mut world, first, endpoint);
     let other = world.mint(first, endpoint, Rights::WATCH);
     let error = world.fail(first, Request::Watch { slot: other });
-    assert_eq!(error, KernelError::Quota { what: "watches of a task".into(), limit: 1 });
+    assert_eq!(quota(&error), ("watches of a task".into(), 1));
     world.ask(first, Request::Delete { slot: endpoint });
     watch(&mut world, first, other);
 }
