@@ -154,6 +154,7 @@ impl Arenas {
             leases: self.scratch.leases(),
             deadline_ns: taken.deadline,
             room: taken.room_bytes().max(room),
+            priority: taken.priority,
         };
         let reply = match request.room {
             None => Reply::ring(port, taken),

@@ -35,6 +35,9 @@ pub struct Options {
     pub wait: Wait,
     /// How long connecting may take, and how long a send may take that names no deadline.
     pub timeout: Duration,
+    /// The priority of what is sent, from 0, the lowest and the default, to 127. A server serves
+    /// higher ones first, and none above what the client's capability allows.
+    pub priority: u8,
     /// What a [`Client`](crate::Client) or a [`Pool`](crate::Pool) does with a message that was not
     /// delivered; a [`Connection`] never sends again by itself.
     pub resend: Resend,
@@ -49,6 +52,7 @@ impl Default for Options {
             arena_bytes_max: ARENA_BYTES_MAX_DEFAULT,
             wait: Wait::Adaptive,
             timeout: Duration::from_millis(DEADLINE_DEFAULT_MS),
+            priority: 0,
             resend: Resend::default(),
         }
     }
@@ -176,6 +180,7 @@ impl Opened {
             .ok_or_else(|| Error::Protocol(format!("a status word {status_index}")))?;
             let (ours, theirs) = (Ours::over(own), Theirs::over(peer));
             let mut end = ClientEnd::new(ours, theirs, status, bell, generation, options.wait);
+            end.set_priority(options.priority);
             let whose = Identity { connection: id, peer: server, side: Side::Client, status_index };
             end.set_counters(ClientCounters::new(task.page(), whose));
             Ok(Self { end, id, server, interface, waiter })
@@ -430,6 +435,11 @@ impl Connection {
     /// `NotDelivered` with the reason if the connection has ended.
     pub fn wait_notifications(&mut self, timeout: Duration) -> Result<u64, SendError> {
         self.end.wait_notifications(deadline_after(timeout)).map_err(|error| self.report(error))
+    }
+
+    /// Gives what is sent from now on a priority, from 0 to 127: see [`Options::priority`].
+    pub fn set_priority(&mut self, priority: u8) {
+        self.end.set_priority(priority);
     }
 
     /// Posts notification bits to the server, which takes those that the capability allows.

@@ -306,6 +306,7 @@ impl Server {
                     leases: &[],
                     deadline_ns: taken.deadline,
                     room: taken.room_bytes(),
+                    priority: taken.priority,
                 };
                 service.receive(&mut self.world, message, Reply::ring(port, taken));
                 if let Some(hand) = &mut self.world.hand
@@ -573,6 +574,7 @@ impl Server {
         let mask = if rights.contains(Rights::POST) { bits } else { 0 };
         let (ours, theirs) = (Ours::over(own), Theirs::over(peer));
         let mut end = ServerEnd::new(ours, theirs, status, bell, mask);
+        end.set_ceiling(priority);
         let whose = Identity { connection, peer: client, side: Side::Server, status_index };
         end.set_counters(server_counters(task.page(), whose));
         let caller = Caller {

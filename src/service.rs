@@ -96,6 +96,8 @@ pub struct Message<'a> {
     pub deadline_ns: u64,
     /// The longest reply that the sender has room for, in bytes.
     pub room: usize,
+    /// Its priority: what the sender claims, within what its capability allows.
+    pub priority: u8,
 }
 
 impl<'a> Message<'a> {

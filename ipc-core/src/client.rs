@@ -135,6 +135,8 @@ pub struct ClientEnd<P: Platform> {
     run: u64,
     /// Flags of the next request: see [`ClientEnd::begin_leased`].
     flags_next: u8,
+    /// Those of all messages: their priority.
+    flags_always: u8,
     /// Late replies that lend something, for whoever lets go of it.
     late: Vec<Buffer>,
     learner: Learner,
@@ -172,6 +174,7 @@ impl<P: Platform> ClientEnd<P> {
             quiet: false,
             run: 0,
             flags_next: 0,
+            flags_always: 0,
             late: Vec::new(),
             learner: Learner::default(),
             habit: Habit::default(),
@@ -188,6 +191,13 @@ impl<P: Platform> ClientEnd<P> {
     /// Changes how this end waits.
     pub const fn set_wait(&mut self, wait: Wait) {
         self.wait = wait;
+    }
+
+    /// Gives what is sent from now on a priority, 0 at first, at most
+    /// [`PRIORITY_MAX`](rendez_protocol::limit::PRIORITY_MAX). The server serves it as if it had
+    /// that, or what the client's capability allows, whichever is lower.
+    pub const fn set_priority(&mut self, priority: u8) {
+        self.flags_always = Header::flags_of(priority);
     }
 
     /// What the peer did wrong, if it did.
@@ -283,7 +293,7 @@ impl<P: Platform> ClientEnd<P> {
         }
         let header = Header {
             length: 0,
-            flags: self.flags_next,
+            flags: self.flags_next | self.flags_always,
             code: operation,
             room: room_for(room),
             word: if deadline == NEVER { 0 } else { deadline.max(1) },

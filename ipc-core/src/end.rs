@@ -26,6 +26,16 @@ pub trait End: Debug {
     /// Whether [`End::receive`] has something to look at: the shortest look there is.
     fn has_news(&self) -> bool;
 
+    /// The priority of what [`End::receive`] would look at, `None` if there is nothing.
+    fn urgency(&self) -> Option<u8> {
+        self.has_news().then_some(0)
+    }
+
+    /// The priority of what has arrived.
+    fn priority(_: &Self::Message) -> u8 {
+        0
+    }
+
     /// Fetches what this process knows of the connection, and keeps outside of this value.
     fn prefetch_own(&self);
 
@@ -71,6 +81,15 @@ impl End for ServerEnd<Host> {
     #[inline(always)]
     fn has_news(&self) -> bool {
         Self::has_news(self)
+    }
+
+    fn urgency(&self) -> Option<u8> {
+        Self::urgency(self)
+    }
+
+    #[inline(always)]
+    fn priority(message: &Taken) -> u8 {
+        message.priority
     }
 
     #[inline]

@@ -5,6 +5,12 @@
 //! lies in this thread's epoll set. So a transaction costs the same whether there are 1 or 10,000
 //! connections. Polled connections take turns, one message each.
 //!
+//! Messages of a higher priority come first. Nobody pays for that where nobody uses it: once a
+//! message of a priority above 0 has come, and until [`ORDERED_FOR`] have come without one, the
+//! heads of all polled connections are looked at before one is taken; with more than a few of them,
+//! before every so many are taken that each message costs about [`LOOKS_PER_MESSAGE`] looks. Epoll is
+//! asked as often, for those that are quiet.
+//!
 //! A client that rings again and again and publishes nothing would keep the thread awake: after
 //! [`EMPTY_RINGS_MAX`] such rings its doorbell is taken out of the epoll set and its ring is looked
 //! at every [`MUTED_LOOK_NS`] instead, until there is a message in it.
@@ -47,6 +53,10 @@ const AHEAD_PLACE: usize = 9;
 const AHEAD_OWN: usize = 6;
 /// See [`AHEAD_PLACE`].
 const AHEAD_SHARED: usize = 3;
+/// Messages of priority 0 after which connections take turns again without a look at what they hold.
+const ORDERED_FOR: u32 = 4096;
+/// How many heads of connections are looked at for one message, at most and on average.
+const LOOKS_PER_MESSAGE: usize = 16;
 /// Marks an epoll token as a descriptor of the caller's.
 const OTHER: u64 = 1 << 63;
 
@@ -120,6 +130,10 @@ pub struct Receiver<E: End = ServerEnd<Host>> {
     ended: VecDeque<usize>,
     gauge: Arc<AtomicUsize>,
     rests: u64,
+    /// For how many messages yet priority is looked at.
+    ordered: u32,
+    /// Connections whose next messages come first, in their order.
+    first: VecDeque<usize>,
 }
 
 impl<E: End> Receiver<E> {
@@ -148,6 +162,8 @@ impl<E: End> Receiver<E> {
             ended: VecDeque::new(),
             gauge: Arc::default(),
             rests: 0,
+            ordered: 0,
+            first: VecDeque::new(),
         })
     }
 
@@ -473,6 +489,12 @@ impl<E: End> Receiver<E> {
     /// One pass over the polled connections.
     #[inline(always)]
     fn poll(&mut self, out: &mut Buffer) -> Option<Turn<E::Message>> {
+        if self.ordered != 0
+            && self.polled.len() > 1
+            && let Some(turn) = self.poll_first(out)
+        {
+            return Some(turn);
+        }
         for _ in 0..self.polled.len() {
             if self.cursor >= self.polled.len() {
                 self.cursor = 0;
@@ -482,34 +504,88 @@ impl<E: End> Receiver<E> {
             if self.polled.len() > AHEAD_PLACE {
                 self.look_ahead();
             }
-            let place = &mut self.places[index];
-            match place.end.receive(out) {
-                Ok(Found::Message(taken)) => {
-                    place.idle = 0;
-                    place.empty_rings = 0;
-                    return Some(Turn::Message(
-                        Key { index: index as u32, generation: place.generation },
-                        taken,
-                    ));
-                }
-                Ok(Found::Nothing | Found::NoRoom) => {
-                    place.idle = place.idle.saturating_add(1);
-                    if place.idle > IDLE_LOOKS && self.polled.len() > 1 {
-                        self.quieten(index);
-                    }
-                }
-                Ok(Found::Ended(state)) => {
-                    self.unpoll(index);
-                    return Some(Turn::Ended(self.key(index), state));
-                }
-                Err(fault) => {
-                    self.unpoll(index);
-                    return Some(Turn::Fault(self.key(index), fault));
-                }
+            if let Some(turn) = self.look_at(index, out) {
+                return Some(turn);
             }
         }
         self.rests += 1;
         None
+    }
+
+    /// Takes what the connection holds next.
+    #[inline(always)]
+    fn look_at(&mut self, index: usize, out: &mut Buffer) -> Option<Turn<E::Message>> {
+        let place = &mut self.places[index];
+        match place.end.receive(out) {
+            Ok(Found::Message(taken)) => {
+                place.idle = 0;
+                place.empty_rings = 0;
+                let key = Key { index: index as u32, generation: place.generation };
+                if E::priority(&taken) != 0 {
+                    self.ordered = ORDERED_FOR;
+                }
+                Some(Turn::Message(key, taken))
+            }
+            Ok(Found::Nothing | Found::NoRoom) => {
+                place.idle = place.idle.saturating_add(1);
+                if place.idle > IDLE_LOOKS && self.polled.len() > 1 {
+                    self.quieten(index);
+                }
+                None
+            }
+            Ok(Found::Ended(state)) => {
+                self.unpoll(index);
+                Some(Turn::Ended(self.key(index), state))
+            }
+            Err(fault) => {
+                self.unpoll(index);
+                Some(Turn::Fault(self.key(index), fault))
+            }
+        }
+    }
+
+    /// Takes a message of the highest priority that there is, in turn with others of the same.
+    /// `None` if nothing can be taken from those that came first: then all take turns.
+    #[cold]
+    fn poll_first(&mut self, out: &mut Buffer) -> Option<Turn<E::Message>> {
+        if self.first.is_empty() {
+            self.find_first();
+        }
+        while let Some(index) = self.first.pop_front() {
+            let is_polled = self.places.get(index).is_some_and(|place| place.at.is_some());
+            if is_polled && let Some(turn) = self.look_at(index, out) {
+                // Set anew by each message that has a priority.
+                self.ordered = self.ordered.saturating_sub(1);
+                return Some(turn);
+            }
+        }
+        None
+    }
+
+    /// Looks at the next messages of all polled connections, and remembers those that come first.
+    fn find_first(&mut self) {
+        if self.polled.len() < self.places.len() {
+            // Quiet ones may have rung. What Linux says against asking, it says again when we sleep.
+            if let Ok(Some(Turn::Descriptor(token))) = self.ask_epoll(Some(0)) {
+                self.readable.push_front(token);
+            }
+        }
+        let (most, mut highest) = (self.polled.len().div_ceil(LOOKS_PER_MESSAGE), 0);
+        for step in 0..self.polled.len() {
+            let at = (self.cursor + step) % self.polled.len();
+            let index = self.polled[at];
+            let Some(priority) = self.places[index].end.urgency() else { continue };
+            if priority > highest {
+                highest = priority;
+                self.first.clear();
+            }
+            if priority == highest && self.first.len() < most {
+                self.first.push_back(index);
+            }
+        }
+        if let Some(at) = self.first.back().and_then(|last| self.places[*last].at) {
+            self.cursor = at + 1;
+        }
     }
 
     /// Fetches what the next turns will need: with many connections each of them lies in lines and

@@ -30,7 +30,7 @@ use crate::platform::{Atomic, Host, Label, Lock, Platform};
 use crate::ring::{AHEAD, Buffer, Fault, Reader, Writer, plain};
 use crate::segment::prefetch_all;
 use core::sync::atomic::Ordering::Relaxed;
-use rendez_protocol::limit::LINE_BYTES;
+use rendez_protocol::limit::{LINE_BYTES, PRIORITY_MAX};
 use rendez_protocol::message::{Header, area_bytes, room_bytes};
 use rendez_protocol::status::{ConnectionState, Status};
 use std::sync::{Arc, OnceLock};
@@ -59,6 +59,8 @@ pub struct Taken {
     pub deadline: u64,
     /// The `room` field: what the reply may need.
     pub room: u16,
+    /// Its priority: what its sender claims, within what its capability allows.
+    pub priority: u8,
     /// Since when its service is timed, in ns, for the counters; 0 if it is not.
     pub timed_ns: u64,
 }
@@ -161,6 +163,8 @@ pub struct ServerEnd<P: Platform> {
     /// Area bytes given back, all in all, as far as we know.
     returned: u64,
     unsettled: bool,
+    /// The highest priority that a message may have.
+    ceiling: u8,
     /// Messages in a row that were there when they were looked for.
     run: u64,
     counters: RequestCounters,
@@ -186,6 +190,7 @@ impl<P: Platform> ServerEnd<P> {
             reserved: 0,
             returned: 0,
             unsettled: false,
+            ceiling: PRIORITY_MAX,
             run: 0,
             counters: RequestCounters::default(),
             status,
@@ -208,6 +213,20 @@ impl<P: Platform> ServerEnd<P> {
     pub fn set_counters(&mut self, (requests, replies): (RequestCounters, ReplyCounters)) {
         self.counters = requests;
         self.port.outbox.with(|outbox| outbox.counters = replies);
+    }
+
+    /// From now on no message has a higher priority than `ceiling`, whatever it claims.
+    pub const fn set_ceiling(&mut self, ceiling: u8) {
+        self.ceiling = ceiling;
+    }
+
+    /// The priority of the next message, `None` if there is none. A fault is urgent.
+    pub fn urgency(&self) -> Option<u8> {
+        match self.reader.peek(&self.port.theirs) {
+            Ok(None) => None,
+            Ok(Some(header)) => Some(header.priority().min(self.ceiling)),
+            Err(_) => Some(PRIORITY_MAX),
+        }
     }
 
     /// What reply rights hold on to.
@@ -264,6 +283,7 @@ impl<P: Platform> ServerEnd<P> {
             operation: header.code,
             deadline: header.word,
             room: header.room,
+            priority: header.priority().min(self.ceiling),
             timed_ns: self.counters.taken::<P>(header.length),
         };
         if state != ConnectionState::Open {

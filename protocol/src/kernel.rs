@@ -172,7 +172,8 @@ pub const SEGMENT_HEADER_BYTES: usize = 1024;
 pub struct Limits {
     /// The bits that may be posted with it.
     pub bits: Option<u64>,
-    /// The highest priority that a message sent with it may have, from 0, the lowest, to 255.
+    /// The highest priority that a message sent with it may have, from 0, the lowest, to
+    /// [`PRIORITY_MAX`](crate::limit::PRIORITY_MAX).
     pub priority: Option<u8>,
 }
 

@@ -21,6 +21,9 @@ pub const AREA_BYTES_MAX: u32 = 4 << 20;
 /// carries at most that much and [`INLINE_BYTES`] more.
 pub const AREA_BYTES_DEFAULT: u32 = 8 << 10;
 
+/// The highest priority of a message; 0 is the lowest, and what it is if nobody says otherwise.
+pub const PRIORITY_MAX: u8 = 127;
+
 /// The largest arena, in bytes.
 pub const ARENA_BYTES_MAX: u32 = 1 << 30;
 /// Arenas that a connection may have at a time, pairs counted once, those being attached included.

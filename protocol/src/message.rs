@@ -7,7 +7,7 @@
 //! | 0–3 | turn | lap of the ring plus one, published last; written by the ring, not here |
 //! | 4–7 | mark | set by a sender that withdraws the message; written by the ring, not here |
 //! | 8–10 | length | payload bytes, 24 bits |
-//! | 11 | flags | bit 0: the payload begins with lease descriptors; the others 0, not looked at |
+//! | 11 | flags | bit 0: the payload begins with lease descriptors; bits 1–7: a request's priority, 0 in a reply |
 //! | 12–13 | operation, or in a reply the status | |
 //! | 14–15 | room | what the reply may need, in units of 64 bytes beyond the inline bytes |
 //! | 16–23 | request: absolute deadline in ns of `CLOCK_MONOTONIC`, 0 for none; reply: the transaction id | |
@@ -24,7 +24,7 @@ use crate::limit;
 pub struct Header {
     /// Payload bytes, at most [`limit::PAYLOAD_BYTES_MAX`].
     pub length: u32,
-    /// [`Header::LEASED`]; the other bits are written 0 and not looked at.
+    /// [`Header::LEASED`], and a request's [priority](Header::priority).
     pub flags: u8,
     /// The operation of a request; the [`Status`](crate::Status) of a reply.
     pub code: u16,
@@ -40,6 +40,21 @@ impl Header {
 
     /// Flag: the payload begins with [lease descriptors](crate::lease).
     pub const LEASED: u8 = 1;
+
+    /// The flags of a request of this priority, from 0 to [`limit::PRIORITY_MAX`]; what is beyond is
+    /// that.
+    #[must_use]
+    #[inline]
+    pub const fn flags_of(priority: u8) -> u8 {
+        if priority > limit::PRIORITY_MAX { limit::PRIORITY_MAX << 1 } else { priority << 1 }
+    }
+
+    /// The priority that a request claims.
+    #[must_use]
+    #[inline]
+    pub const fn priority(self) -> u8 {
+        self.flags >> 1
+    }
 
     /// The sixteen bytes.
     #[must_use]
@@ -103,6 +118,16 @@ mod tests {
             word: u64::MAX - 1,
         };
         assert_eq!(Header::from_bytes(header.to_bytes()), header);
+    }
+
+    #[test]
+    fn a_priority_stands_beside_the_other_flag() {
+        for (wanted, found) in [(0, 0), (1, 1), (127, 127), (128, 127), (255, 127)] {
+            let flags = Header::flags_of(wanted) | Header::LEASED;
+            let header = Header { length: 0, flags, code: 0, room: 0, word: 0 };
+            assert_eq!(header.priority(), found);
+            assert_eq!(Header::flags_of(wanted) & Header::LEASED, 0);
+        }
     }
 
     #[test]

@@ -132,7 +132,7 @@ pub(super) struct Powers {
 impl Powers {
     /// Those of an object's first capability: all of them, with these rights.
     pub(super) const fn first(rights: Rights) -> Self {
-        Self { rights, badge: 0, bits: u64::MAX, priority: u8::MAX }
+        Self { rights, badge: 0, bits: u64::MAX, priority: limit::PRIORITY_MAX }
     }
 
     /// Whether nothing in `other` goes beyond these.

@@ -15,7 +15,8 @@ use rendez_protocol::kernel::{
 use rendez_protocol::quota::{Allotment, Quota};
 use rendez_protocol::status::ConnectionState;
 use rendez_protocol::{
-    ArenaId, ConnectionId, Interface, ObjectId, Rights, Slot, SpareId, TaskId, Ticket, Version, Why,
+    ArenaId, ConnectionId, Interface, ObjectId, Rights, Slot, SpareId, TaskId, Ticket, Version,
+    Why, limit,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -281,7 +282,7 @@ impl Run {
             return Limits::SAME;
         }
         let bits = self.dice.one_in(2).then(|| u64::MAX >> self.dice.below(3));
-        let priority = self.dice.one_in(2).then(|| u8::MAX - self.dice.below(3) as u8);
+        let priority = self.dice.one_in(2).then(|| limit::PRIORITY_MAX - self.dice.below(3) as u8);
         Limits { bits, priority }
     }
 

@@ -140,7 +140,7 @@ pub(crate) fn message<'a>(
     payload: &'a [u8],
     room: usize,
 ) -> Message<'a> {
-    Message { caller, operation, payload, leases: &[], deadline_ns: 0, room }
+    Message { caller, operation, payload, leases: &[], deadline_ns: 0, room, priority: 0 }
 }
 
 /// Sends a message that may be answered later.
