@@ -65,6 +65,7 @@ mod names;
 mod notification;
 mod pool;
 mod poster;
+mod ready;
 pub mod region;
 pub mod runtime;
 mod server;

@@ -119,9 +119,43 @@ impl Task {
         rights: Option<Rights>,
         wait: Option<Duration>,
     ) -> Result<(Received, String, String), Error> {
-        let mut connection = self.name_server(NAME_SERVER)?;
-        let request = encode(&LookUp { path, rights, wait: wait.is_some() });
-        let deadline = crate::deadline_after(wait.unwrap_or(Duration::from_secs(10)));
+        let connection = self.name_server(NAME_SERVER)?;
+        let timeout = wait.unwrap_or(Duration::from_secs(10));
+        self.look_up_at(connection, LookUp { path, rights, wait: wait.is_some() }, timeout)
+    }
+
+    /// As [`Task::look_up`] of a whole name, without waiting for it, through the name server whose
+    /// endpoint the capability in `name_server` names, which may take `timeout` for each step.
+    ///
+    /// # Errors
+    /// As [`Task::look_up`]; that `path` lies inside a server.
+    pub fn look_up_through(
+        &self,
+        name_server: Slot,
+        path: &str,
+        rights: Rights,
+        timeout: Duration,
+    ) -> Result<Received, Error> {
+        let options = Options { timeout, ..Options::speaking(name::interface()) };
+        let connection = Connection::open(self, name_server, &options)?;
+        let asked = LookUp { path, rights: Some(rights), wait: false };
+        let (found, _, rest) = self.look_up_at(connection, asked, timeout)?;
+        if rest.is_empty() {
+            Ok(found)
+        } else {
+            self.delete(found.slot)?;
+            Err(inside(path))
+        }
+    }
+
+    fn look_up_at(
+        &self,
+        mut connection: Connection,
+        asked: LookUp<'_>,
+        timeout: Duration,
+    ) -> Result<(Received, String, String), Error> {
+        let request = encode(&asked);
+        let deadline = crate::deadline_after(timeout);
         let room = connection.reply_bytes_max().min(PATH_BYTES_MAX + 64);
         let reply = connection.send_until(operation::LOOK_UP, &request, room, deadline)?;
         let found: Found<'_> = decode(reply.ok()?)?;
@@ -161,14 +195,7 @@ impl Client {
     pub fn look_up(task: &Task, path: &str, interface: Option<Interface>) -> Result<Self, Error> {
         let options = Options { interface, ..Options::default() };
         let (client, rest) = Self::look_up_prefix(task, path, options)?;
-        if rest.is_empty() {
-            Ok(client)
-        } else {
-            Err(Error::Refused {
-                status: name::status::NOT_FOUND,
-                text: format!("{path} lies inside a server, and is no name of its own"),
-            })
-        }
+        if rest.is_empty() { Ok(client) } else { Err(inside(path)) }
     }
 
     /// A client of the longest registered prefix of `path`, and the rest of the path.
@@ -182,5 +209,12 @@ impl Client {
     ) -> Result<(Self, String), Error> {
         let (found, _, rest) = task.look_up(path, None, None)?;
         Ok((Self::new(task, found.slot, options, true)?, rest))
+    }
+}
+
+fn inside(path: &str) -> Error {
+    Error::Refused {
+        status: name::status::NOT_FOUND,
+        text: format!("{path} lies inside a server, and is no name of its own"),
     }
 }

@@ -347,7 +347,7 @@ fn a_program_is_run_with_what_it_is_given() {
 
 #[test]
 fn a_dead_server_is_seen_and_started_again() {
-    let system = System::start();
+    let system = System::unattended(None);
     let task = system.task();
     said(&system.rendez(["status"]));
     let tasks = said(&system.rendez(["ps"]));

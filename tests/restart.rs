@@ -35,7 +35,7 @@ fn seen_dead(task: &Task, server: &str) {
 #[test]
 fn a_killed_server_comes_back_behind_the_same_capability() {
     let directory = tempfile::tempdir().unwrap();
-    let system = System::serving(directory.path());
+    let system = System::unattended(Some(directory.path()));
     let task = system.task();
     let files = patient(&task);
     make(&files, "kept");
@@ -62,7 +62,7 @@ fn a_killed_server_comes_back_behind_the_same_capability() {
 #[test]
 fn who_sends_while_there_is_no_server_waits_for_the_next() {
     let directory = tempfile::tempdir().unwrap();
-    let system = System::serving(directory.path());
+    let system = System::unattended(Some(directory.path()));
     let task = system.task();
     let clients: Vec<_> = (0..3).map(|_| patient(&system.task())).collect();
     make(&clients[0], "kept");
@@ -83,7 +83,7 @@ fn who_sends_while_there_is_no_server_waits_for_the_next() {
 #[test]
 fn a_restart_while_many_send_loses_nobody() {
     let directory = tempfile::tempdir().unwrap();
-    let system = System::serving(directory.path());
+    let system = System::unattended(Some(directory.path()));
     let task = system.task();
     make(&patient(&task), "kept");
     let stop = std::sync::atomic::AtomicBool::new(false);
@@ -122,7 +122,7 @@ fn a_restart_while_many_send_loses_nobody() {
 
 #[test]
 fn a_connection_reports_and_never_sends_again() {
-    let system = System::start();
+    let system = System::unattended(None);
     let task = system.task();
     let (found, _, _) = task.look_up("/file", None, None).unwrap();
     let mut connection = Connection::open(&task, found.slot, &Options::default()).unwrap();
@@ -138,7 +138,7 @@ fn a_connection_reports_and_never_sends_again() {
 
 #[test]
 fn the_name_server_restarts_with_the_names_of_the_system() {
-    let system = System::start();
+    let system = System::unattended(None);
     let task = system.task();
     let endpoint = task.create_endpoint().unwrap();
     let registration = task.register("/mine", endpoint.slot).unwrap();
@@ -156,7 +156,7 @@ fn the_name_server_restarts_with_the_names_of_the_system() {
 
 #[test]
 fn a_restart_of_what_is_not_there_is_refused() {
-    let system = System::start();
+    let system = System::unattended(None);
     let task = system.task();
     let request = encode(&"nothing");
     let asked = common::supervisor(&task).send(
@@ -171,7 +171,7 @@ fn a_restart_of_what_is_not_there_is_refused() {
 
 #[test]
 fn an_endpoint_whose_last_receiver_is_gone_answers_at_once() {
-    let system = System::start();
+    let system = System::unattended(None);
     let task = system.task();
     let mortal = system.task();
     let endpoint = mortal.create_endpoint().unwrap();

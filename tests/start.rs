@@ -9,7 +9,8 @@ use common::{
 use rendez::protocol::encode;
 use rendez::protocol::supervisor::{operation, status};
 use rendez::{Error, SendError, Task};
-use rendez_cli::arguments::{PolicyName, Served};
+use rendez_cli::arguments::Served;
+use rendez_cli::manifest::Manifest;
 use rendez_supervisor::launch::{FIRST_INHERITED, spawn};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
 use rustix::process::{Signal, geteuid};
@@ -39,15 +40,13 @@ fn up(directory: &Path) -> Command {
 
 #[test]
 fn a_server_that_dies_at_the_start_is_told() {
-    let (directory, served) = (directory(), directory());
-    // This descriptor is a directory in `up`, and a kernel socket in the server that is to serve it.
-    let mut command = up(directory.path());
-    command.arg("--dir").arg(format!("/proc/self/fd/{FIRST_INHERITED}"));
-    let file = File::open(served.path()).unwrap();
-    let ended = spawn(command, vec![file.into()], true).unwrap().wait_with_output().unwrap();
+    let directory = directory();
+    let manifest = directory.path().join("manifest");
+    std::fs::write(&manifest, "task.file = { program = 'false', serves.serve = {} }").unwrap();
+    let ended = up(directory.path()).arg(&manifest).output().unwrap();
     assert_eq!(ended.status.code(), Some(1));
     let told = String::from_utf8_lossy(&ended.stdout) + String::from_utf8_lossy(&ended.stderr);
-    assert!(told.contains("the file server ended before the system was ready"), "{told}");
+    assert!(told.contains("the task file ended before the system was ready"), "{told}");
     assert!(told.contains("exited with 1"), "{told}");
     assert_eq!(left(directory.path()), 0);
 }
@@ -130,8 +129,7 @@ fn a_start_that_fails_late_leaves_nothing_behind() {
     let started = rendez_cli::system::System::start(
         &place,
         Path::new("/there/is/no/such/program"),
-        &Served { dir: None },
-        &PolicyName::Little,
+        &Manifest::read(None, &Served::default(), None).unwrap(),
     );
     assert!(started.unwrap_err().to_string().contains("starting the kernel"));
     assert_eq!(left(directory.path()), 0);
@@ -159,7 +157,16 @@ fn a_restart_of_what_dies_at_once_says_so() {
     let served = directory();
     let root = served.path().join("root");
     std::fs::create_dir(&root).unwrap();
-    let system = System::serving(&root);
+    let manifest = served.path().join("manifest");
+    let text = "[task.file]
+        built-in = 'file'
+        restart.when = 'never'
+        sandbox.enabled = false
+        serves.serve = { path = '/file' }";
+    std::fs::write(&manifest, text).unwrap();
+    let system = System::with(|command| {
+        command.arg(&manifest).arg("--dir").arg(&root);
+    });
     let task = system.task();
     std::fs::remove_dir(&root).unwrap();
     let asked = || {
@@ -171,7 +178,7 @@ fn a_restart_of_what_dies_at_once_says_so() {
     for starts in [2, 3] {
         let (refused, text) = asked();
         assert_eq!(refused, status::NOT_STARTED);
-        assert!(text.contains("the file server ended before it served: exited with 1"), "{text}");
+        assert!(text.contains("the task file ended before it was ready: exited with 1"), "{text}");
         let all = servers(&task);
         let file = all.iter().find(|server| server.name == "file").unwrap();
         assert_eq!((file.starts, file.pid, file.task), (starts, None, None));
@@ -198,7 +205,7 @@ fn a_restart_that_cannot_be_made_leaves_no_task_behind() {
         let request = encode(&"signal");
         let (refused, text) = refusal(supervisor(&task).send(operation::RESTART, &request, 256));
         assert_eq!(refused, status::NOT_STARTED);
-        assert!(text.contains("starting the signal server"), "{text}");
+        assert!(text.contains("starting the task signal"), "{text}");
     }
     eventually("nothing is left of them", || {
         tasks(&task).iter().all(|one| one.name != "signal").then_some(())

@@ -56,6 +56,8 @@ impl Arguments {
 pub enum Command {
     /// Start a system and stay with it; ends with SIGINT, SIGTERM or `rendez down`
     Up(Up),
+    /// Check, explain or show a manifest: which tasks a system consists of
+    Manifest(Manifest),
     /// Stop the running system
     Down,
     /// Whether a system is running, and how its servers are
@@ -64,10 +66,18 @@ pub enum Command {
     Ps,
     /// What crosses each connection, how long it takes, who wakes whom and who waits for whom
     Top(Top),
-    /// Start a server of the system again
+    /// Start a task of the system again
     Restart {
-        /// Its name: name, file or signal
+        /// Its name in the manifest: name, file, signal, or one of yours
         server: String,
+    },
+    /// How tasks of the system came to their ends: what they were doing, their last words
+    Deaths {
+        /// Only those of this task
+        name: Option<String>,
+        /// How many, the latest
+        #[arg(short = 'n', long, default_value = "10", value_name = "N")]
+        count: NonZeroU32,
     },
     /// List a path of the name space
     Ls {
@@ -144,14 +154,7 @@ pub enum Command {
     },
     /// This executable as the supervisor (started by `up`)
     #[command(hide = true, name = "part-supervisor")]
-    PartSupervisor {
-        /// What the file server serves
-        #[command(flatten)]
-        served: Served,
-        /// Whom the front door lets in
-        #[arg(long)]
-        policy: PolicyName,
-    },
+    PartSupervisor(Composed),
     /// This executable as one of the servers (started by the supervisor)
     #[command(hide = true, name = "part-server")]
     PartServer {
@@ -186,19 +189,65 @@ pub struct Served {
     pub dir: Option<PathBuf>,
 }
 
+/// What a system consists of, as `up` tells the supervisor; the manifest itself is its standard
+/// input.
+#[derive(Args, Clone, Debug)]
+pub struct Composed {
+    /// What the manifest is called
+    #[arg(long)]
+    pub manifest: String,
+    /// From where the files that it names are found
+    #[arg(long)]
+    pub base: PathBuf,
+    /// What the file server serves
+    #[command(flatten)]
+    pub served: Served,
+    /// Whom the front door lets in, whatever the manifest says
+    #[arg(long)]
+    pub policy: Option<PolicyName>,
+}
+
+/// `rendez manifest`.
+#[derive(Args, Debug)]
+pub struct Manifest {
+    /// What to do
+    #[command(subcommand)]
+    pub action: ManifestAction,
+}
+
+/// What to do with a manifest.
+#[derive(Debug, Subcommand)]
+pub enum ManifestAction {
+    /// Say what is wrong with it, and where
+    Check {
+        /// The manifest
+        file: PathBuf,
+    },
+    /// Say what it means: what is started, in which order, with which authority
+    Explain {
+        /// The manifest; without it, the standard one
+        file: Option<PathBuf>,
+    },
+    /// Print the standard manifest, which `up` takes if it is given none
+    Show,
+}
+
 /// `rendez up`.
 #[derive(Args, Debug)]
 #[command(after_help = UP_HELP)]
 pub struct Up {
+    /// The manifest: which tasks the system consists of [default: name, file and signal server]
+    pub manifest: Option<PathBuf>,
     /// What the file server serves
     #[command(flatten)]
     pub served: Served,
     /// Where the kernel's requests are recorded
     #[command(flatten)]
     pub recording: Recording,
-    /// What commands in a shell may do: little, operator, or a FILE of rules by uid
-    #[arg(long, value_name = "NAME|FILE", default_value = "little")]
-    pub policy: PolicyName,
+    /// What commands in a shell may do: little, operator, or a FILE of rules by uid [default: what
+    /// the manifest says, else little]
+    #[arg(long, value_name = "NAME|FILE")]
+    pub policy: Option<PolicyName>,
 }
 
 const UP_HELP: &str = "\

@@ -4,6 +4,7 @@
 //! - [`system`]: starting and stopping a system: the front door, the kernel, the supervisor.
 //! - [`parts`]: the hidden subcommands: this executable as the kernel, or as one of the servers.
 //! - [`policy`]: whom the front door lets in.
+//! - [`manifest`]: what a system is to consist of, read from a file.
 //! - [`commands`]: one module a command; [`demo`] is the largest.
 //! - [`failure`], [`output`]: how a command fails; how it says what it has to say.
 
@@ -13,6 +14,7 @@ pub mod arguments;
 pub mod commands;
 pub mod demo;
 pub mod failure;
+pub mod manifest;
 pub mod output;
 pub mod parts;
 pub mod policy;

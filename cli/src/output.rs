@@ -54,6 +54,13 @@ impl Output {
         }
     }
 
+    /// Shows what is wrong with a text, on standard error; nothing if JSON is wanted.
+    pub fn picture(&self, text: impl std::fmt::Display) {
+        if !self.json {
+            let _ = writeln!(anstream::stderr(), "{text}");
+        }
+    }
+
     /// Says a value to scripts; nothing if it is people who listen.
     pub fn value<T: Serialize + ?Sized>(&self, value: &T) {
         if self.json {

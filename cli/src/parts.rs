@@ -1,7 +1,8 @@
 //! This executable as the kernel, the supervisor, or one of the servers.
 
-use crate::arguments::{PolicyName, Served};
+use crate::arguments::{Composed, Served};
 use crate::failure::{FAILED, Failure, INTERRUPTED, USAGE};
+use crate::manifest::Manifest;
 use rendez::{Error, Server, Service, Task};
 use rendez_file::{FileServer, MemoryFileSystem, RealDirectory};
 use rendez_ipc_core::control::adopt_started;
@@ -10,8 +11,8 @@ use rendez_kernel::shell;
 use rendez_name::NameServer;
 use rendez_protocol::Interface;
 use rendez_signal::SignalServer;
+use rendez_supervisor::BuiltIn;
 use rendez_supervisor::launch::FIRST_INHERITED;
-use rendez_supervisor::{Plan, Program};
 use std::cell::Cell;
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -60,38 +61,33 @@ fn not_by_hand(part: &str) -> Failure {
 
 struct Myself {
     executable: PathBuf,
-    served: Served,
 }
 
-impl Program for Myself {
+impl BuiltIn for Myself {
     fn command(&self, name: &str) -> Command {
         let mut command = Command::new(&self.executable);
         command.args(["part-server", name]);
-        if let (Some(directory), "file") = (&self.served.dir, name) {
-            command.arg("--dir").arg(directory);
-        }
-        command.stdin(std::process::Stdio::null());
         command
     }
 }
 
-/// What the supervisor says on standard output, for `up`, once all servers serve.
+/// What the supervisor says on standard output, for `up`, once all tasks are ready that must be.
 pub const READY: &str = "ready";
 
-/// Runs the supervisor. Says [`READY`] on standard output once all servers serve, or in one line why
+/// Runs the supervisor with the manifest that is its standard input. Says [`READY`] on standard output
+/// once all tasks are ready that must be, or in one line why
 /// that will not be. The exit code: whether it was asked to stop or the kernel went first, which
 /// `up` wants to know.
 ///
 /// # Errors
-/// What the kernel says.
-pub fn supervisor(served: Served, policy: &PolicyName) -> Result<u8, Failure> {
+/// What the kernel says; what is wrong with the manifest.
+pub fn supervisor(composed: &Composed) -> Result<u8, Failure> {
     let executable = std::env::current_exe()
         .map_err(|error| Failure::system("finding this executable", error))?;
-    let plan =
-        Plan { program: Myself { executable, served }, policy: crate::policy::load(policy)? };
+    let Manifest { plan, policy, .. } = Manifest::passed_on(composed)?;
     let said = Rc::new(Cell::new(false));
     let ready = Rc::clone(&said);
-    let ended = rendez_supervisor::run(plan, move || {
+    let ended = rendez_supervisor::run(plan, &policy, Myself { executable }, move || {
         ready.set(true);
         say(READY);
     });

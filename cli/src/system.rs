@@ -9,8 +9,9 @@
 //! is that file, unlocked, and the front door's socket, with nobody behind it: the next `up` takes
 //! both over.
 
-use crate::arguments::{PolicyName, Recording, Served};
+use crate::arguments::Recording;
 use crate::failure::{FAILED, Failure, INTERRUPTED, RUNNING};
+use crate::manifest::Manifest;
 use crate::parts::READY;
 use nix::fcntl::{Flock, FlockArg};
 use rendez::runtime::Place;
@@ -75,18 +76,13 @@ pub enum End {
 }
 
 impl System {
-    /// Starts a system at `place`, by `executable`. It is ready after [`System::wait_ready`]. It
+    /// Starts a system at `place`, by `executable`, that consists of what `manifest` says. It is ready after [`System::wait_ready`]. It
     /// ends with the calling thread.
     ///
     /// # Errors
     /// If one is running there already, or what Linux says.
-    pub fn start(
-        place: &Place,
-        executable: &Path,
-        served: &Served,
-        policy: &PolicyName,
-    ) -> Result<Self, Failure> {
-        Self::start_recorded(place, executable, served, policy, None)
+    pub fn start(place: &Place, executable: &Path, manifest: &Manifest) -> Result<Self, Failure> {
+        Self::start_recorded(place, executable, manifest, None)
     }
 
     /// As [`System::start`], with a recording of what the kernel is told.
@@ -96,27 +92,11 @@ impl System {
     pub fn start_recorded(
         place: &Place,
         executable: &Path,
-        served: &Served,
-        policy: &PolicyName,
+        manifest: &Manifest,
         record: Option<Record>,
     ) -> Result<Self, Failure> {
         let own = nix::unistd::geteuid().as_raw();
-        let door =
-            if crate::policy::load(policy)?.admits_others(own) { Door::ForAll } else { Door::Own };
-        if let Some(directory) = &served.dir {
-            let found = std::fs::metadata(directory).map_err(|error| {
-                Failure::system(
-                    format!("the directory {} cannot be served", directory.display()),
-                    error,
-                )
-            })?;
-            if !found.is_dir() {
-                return Err(Failure::new(
-                    FAILED,
-                    format!("{} cannot be served: it is no directory", directory.display()),
-                ));
-            }
-        }
+        let door = if manifest.policy.admits_others(own) { Door::ForAll } else { Door::Own };
         make_directory(&place.directory, door)?;
         let lock = take_lock(place)?;
         let kept =
@@ -139,13 +119,13 @@ impl System {
             .map_err(|error| Failure::system("starting the kernel", error))?;
 
         let mut command = Command::new(executable);
-        command.arg("part-supervisor").stdin(Stdio::null()).stdout(Stdio::piped());
-        command.arg("--policy").arg(policy.argument());
-        if let Some(directory) = &served.dir {
-            command.arg("--dir").arg(directory);
-        }
+        command.arg("part-supervisor").stdin(Stdio::piped()).stdout(Stdio::piped());
+        manifest.pass_on(&mut command);
         let started = spawn_task(command, supervisor_end, true).and_then(|mut supervisor| {
             let ready = supervisor.stdout.take().ok_or(std::io::ErrorKind::BrokenPipe)?;
+            let told = supervisor.stdin.take().ok_or(std::io::ErrorKind::BrokenPipe)?;
+            // One that ends instead of listening says why by its end.
+            let _ = manifest.tell(told);
             Ok((supervisor, ready))
         });
         match started {

@@ -76,6 +76,30 @@ impl System {
         Self::with(|_| ())
     }
 
+    /// A system whose servers stay away when they end, until somebody asks for a restart. The file
+    /// server serves `directory`, if it is one.
+    pub(crate) fn unattended(directory: Option<&Path>) -> Self {
+        let mut text = String::new();
+        for (name, gets) in [
+            ("name", ""),
+            ("file", "gets.name = { from = 'name', rights = 'srwn' }"),
+            ("signal", "gets.name = { from = 'name', rights = 'srwn' }"),
+        ] {
+            text += &format!(
+                "[task.{name}]\nbuilt-in = '{name}'\nrestart.when = 'never'\n{gets}\n\
+                 serves.serve = {{ path = '/{name}', rights = 'srwnmgti' }}\n"
+            );
+        }
+        let manifest = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(manifest.path(), text).unwrap();
+        Self::with(|command| {
+            command.arg(manifest.path());
+            if let Some(directory) = directory {
+                command.arg("--dir").arg(directory);
+            }
+        })
+    }
+
     /// A system whose file server serves `directory`.
     pub(crate) fn serving(directory: &Path) -> Self {
         Self::with(|command| {
@@ -268,8 +292,11 @@ pub(crate) fn supervisor(task: &Task) -> Client {
 
 /// The servers that the supervisor has started.
 pub(crate) fn servers(task: &Task) -> Vec<supervisor::Server> {
-    let reply = supervisor(task).send(supervisor::operation::LIST, &[], 4096).unwrap();
-    decode(&reply).unwrap()
+    let asked = encode(&supervisor::List { skip: 0 });
+    let reply = supervisor(task).send(supervisor::operation::LIST, &asked, 8192).unwrap();
+    let listing: supervisor::Listing = decode(&reply).unwrap();
+    assert!(!listing.more, "there are too many for one answer");
+    listing.servers
 }
 
 /// The process of a server, which lives.

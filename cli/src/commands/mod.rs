@@ -4,11 +4,13 @@
 mod bench;
 mod cat;
 mod completions;
+mod deaths;
 mod demo;
 mod doctor;
 mod down;
 mod get;
 mod ls;
+mod manifest;
 mod mkdir;
 mod name_space;
 mod ps;
@@ -42,11 +44,15 @@ pub fn run(arguments: Arguments, output: &Output) -> Result<u8, Failure> {
     let task = || task(&place()?);
     match arguments.command {
         Command::Up(up) => up::run(&place()?, &up, output)?,
+        Command::Manifest(manifest) => return manifest::run(&manifest.action, output),
         Command::Down => down::run(&place()?, task()?, output)?,
         Command::Status => return status::run(&place()?, &task()?, output),
         Command::Ps => ps::run(&task()?, output)?,
         Command::Top(top) => top::run(&task()?, &top, output)?,
         Command::Restart { server } => restart::run(&task()?, &server, output)?,
+        Command::Deaths { name, count } => {
+            deaths::run(&task()?, name.as_deref(), count.get() as usize, output)?;
+        }
         Command::Ls { path, long } => ls::run(&task()?, &path, long, output)?,
         Command::Cat { paths } => cat::run(&task()?, &paths)?,
         Command::Put { from, to } => put::run(&task()?, &from, &to, output)?,
@@ -64,7 +70,7 @@ pub fn run(arguments: Arguments, output: &Output) -> Result<u8, Failure> {
         Command::Demo(demo) => return demo::run(&demo, output),
         Command::DemoPart { part, arguments } => return demo::part(&part, &arguments),
         Command::PartKernel { record_bytes } => parts::kernel(record_bytes)?,
-        Command::PartSupervisor { served, policy } => return parts::supervisor(served, &policy),
+        Command::PartSupervisor(composed) => return parts::supervisor(&composed),
         Command::PartServer { server, served } => parts::server(&server, &served)?,
     }
     Ok(0)

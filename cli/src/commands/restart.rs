@@ -1,14 +1,14 @@
-//! `rendez restart`: starts a server of the system again.
+//! `rendez restart`: starts a task of the system again.
 
 use super::supervisor::Supervisor;
 use crate::failure::Failure;
 use crate::output::{GOOD, Output, printable};
 use rendez::Task;
 
-/// Ends the server and starts it again; answers once it serves.
+/// Ends the task and starts it again; answers once it is ready.
 ///
 /// # Errors
-/// If there is no such server, or it does not start.
+/// If there is no such task, or it does not get ready.
 pub(super) fn run(task: &Task, name: &str, output: &Output) -> Result<(), Failure> {
     let supervisor = Supervisor::of(task)?;
     supervisor.restart(name)?;
@@ -16,6 +16,6 @@ pub(super) fn run(task: &Task, name: &str, output: &Output) -> Result<(), Failur
     output.value(&server);
     let pid =
         server.and_then(|server| server.pid).map_or(String::new(), |pid| format!(" (pid {pid})"));
-    output.line(format_args!("{GOOD}{}{GOOD:#} serves again{pid}", printable(name)));
+    output.line(format_args!("{GOOD}{}{GOOD:#} is ready again{pid}", printable(name)));
     Ok(())
 }

@@ -1,10 +1,11 @@
 //! `rendez status`: whether a system is running, and how its servers are.
 
+use super::deaths::duration;
 use super::supervisor::Supervisor;
 use crate::failure::{FAILED, Failure};
-use crate::output::{BAD, GOOD, HEAD, Output, printable, table};
+use crate::output::{BAD, DIM, GOOD, HEAD, Output, WARN, printable, table};
 use rendez::Task;
-use rendez::protocol::supervisor::Server;
+use rendez::protocol::supervisor::{Server, State};
 use rendez::runtime::Place;
 use serde::Serialize;
 
@@ -18,7 +19,7 @@ struct Status<'a> {
     servers: &'a [Server],
 }
 
-/// Says how the system is. The exit code says whether all its servers live.
+/// Says how the system is. The exit code says whether all its tasks are as they should be.
 ///
 /// # Errors
 /// If none is running, or the supervisor does not answer.
@@ -42,26 +43,39 @@ pub(super) fn run(place: &Place, task: &Task, output: &Output) -> Result<u8, Fai
     let rows: Vec<_> = servers.iter().map(row).collect();
     output.line(format_args!(
         "\n{}",
-        table(&["SERVER", "STATE", "PID", "STARTS", "LAST END"], &rows)
+        table(&["TASK", "STATE", "PID", "UP", "STARTS", "RESTARTS", "LAST END"], &rows)
     ));
-    Ok(if servers.iter().all(|server| server.pid.is_some()) { 0 } else { FAILED })
+    let good = |server: &Server| matches!(server.state, State::Ready | State::Ended);
+    Ok(if servers.iter().all(good) { 0 } else { FAILED })
 }
 
 fn row(server: &Server) -> Vec<String> {
-    let state = if server.pid.is_some() {
-        format!("{GOOD}up{GOOD:#}")
-    } else {
-        format!("{BAD}down{BAD:#}")
-    };
     vec![
         printable(&server.name).into_owned(),
-        state,
+        state(&server.state),
         server.pid.map_or("-".into(), |pid| pid.to_string()),
+        server.pid.map_or("-".into(), |_| duration(server.up_ms)),
         server.starts.to_string(),
+        server.restarts.to_string(),
         if server.last_end.is_empty() {
             "-".into()
         } else {
             printable(&server.last_end).into_owned()
         },
     ]
+}
+
+/// Where a task is in its life, for people.
+pub(super) fn state(state: &State) -> String {
+    match state {
+        State::Ready => format!("{GOOD}ready{GOOD:#}"),
+        State::Ended => format!("{DIM}ended{DIM:#}"),
+        State::Starting => format!("{WARN}starting{WARN:#}"),
+        State::Waiting { on } => format!("{WARN}waiting{WARN:#} for {}", printable(on)),
+        State::BackingOff { in_ms } => {
+            format!("{WARN}backing off{WARN:#}, restarts in {}", duration(*in_ms))
+        }
+        State::Stuck { for_ms } => format!("{BAD}stuck{BAD:#} for {}", duration(*for_ms)),
+        State::Failed { why } => format!("{BAD}failed{BAD:#}: {}", printable(why)),
+    }
 }

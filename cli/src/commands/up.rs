@@ -2,6 +2,7 @@
 
 use crate::arguments::Up;
 use crate::failure::{FAILED, Failure};
+use crate::manifest::Manifest;
 use crate::output::{DIM, GOOD, Output};
 use crate::system::{End, System, make_recording};
 use nix::sys::signal::{SigSet, Signal};
@@ -19,6 +20,7 @@ struct Ready<'a> {
     kernel_pid: u32,
     supervisor_pid: u32,
     serves: String,
+    manifest: Option<&'a std::path::Path>,
 }
 
 /// Starts a system, says when it is ready, and stays until it is stopped.
@@ -30,12 +32,13 @@ pub(super) fn run(place: &Place, up: &Up, output: &Output) -> Result<(), Failure
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD] {
         signals.add(signal);
     }
+    let manifest = Manifest::read(up.manifest.as_deref(), &up.served, up.policy.as_ref())?;
     let executable = std::env::current_exe()
         .map_err(|error| Failure::system("finding this executable", error))?;
     let record = make_recording(&up.recording)?;
     // Blocked before anything is there that would be left behind; started processes unblock them.
     signals.thread_block().map_err(|error| Failure::system("blocking signals", error))?;
-    let mut system = System::start_recorded(place, &executable, &up.served, &up.policy, record)?;
+    let mut system = System::start_recorded(place, &executable, &manifest, record)?;
     let arrived = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(|error| Failure::system("making a signalfd", error))?;
     while !system.wait_ready_or(arrived.as_fd())? {
@@ -49,16 +52,21 @@ pub(super) fn run(place: &Place, up: &Up, output: &Output) -> Result<(), Failure
         Some(directory) => directory.display().to_string(),
         None => "memory".into(),
     };
+    let what = match &up.manifest {
+        Some(file) => format!("manifest {}", file.display()),
+        None => format!("/file serves {serves}"),
+    };
     let socket = place.socket();
     output.value(&Ready {
         ready: true,
         socket: &socket,
         kernel_pid: system.kernel_pid(),
         supervisor_pid: system.supervisor_pid(),
-        serves: serves.clone(),
+        serves,
+        manifest: up.manifest.as_deref(),
     });
     output.line(format_args!(
-        "{GOOD}ready{GOOD:#}: {} {DIM}(kernel {}, supervisor {}; /file serves {serves}){DIM:#}",
+        "{GOOD}ready{GOOD:#}: {} {DIM}(kernel {}, supervisor {}; {what}){DIM:#}",
         socket.display(),
         system.kernel_pid(),
         system.supervisor_pid(),

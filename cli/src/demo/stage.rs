@@ -4,6 +4,7 @@ use super::guard::{self, Guard};
 use super::talk::{Plan, Said};
 use crate::arguments::{PolicyName, Served};
 use crate::failure::{FAILED, Failure};
+use crate::manifest::Manifest;
 use crate::system::System;
 use rendez::protocol::kernel::{Give, Limits, Received};
 use rendez::protocol::name::{self, Found, LookUp};
@@ -14,6 +15,16 @@ use rendez_supervisor::launch::spawn_task;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+/// The standard servers; but whether and when the file server comes back is for the demonstration to
+/// say.
+const MANIFEST: &str = r#"
+[task.file]
+built-in = "file"
+restart.when = "never"
+serves.serve = { path = "/file", rights = "srwnmgti" }
+gets.name = { from = "name", rights = "srwn" }
+"#;
 
 /// The longest path of a Unix socket, in bytes, less the socket's own name.
 const SOCKET_PATH_MAX: usize = 80;
@@ -62,8 +73,8 @@ impl Stage {
         let place =
             Place { directory: directory.join("run"), instance: "demo".into(), owner: None };
         let serve = Served { dir: Some(served.clone()) };
-        let pids = guard
-            .start_system(|| System::start(&place, &executable, &serve, &PolicyName::Operator))?;
+        let manifest = Manifest::of_text(MANIFEST, "demo", &serve, Some(&PolicyName::Operator))?;
+        let pids = guard.start_system(|| System::start(&place, &executable, &manifest))?;
         let task = Task::front_door(&place)?;
         let find = |path: &str| task.look_up(path, None, None).map(|(found, _, _)| found);
         let (file, signal) = (find("/file")?, find("/signal")?);
@@ -92,8 +103,10 @@ impl Stage {
 
     /// The servers, as the supervisor knows them.
     pub(super) fn servers(&self) -> Result<Vec<supervisor::Server>, Failure> {
-        let listed = self.supervisor.send(supervisor::operation::LIST, &[], 4096)?;
-        Ok(decode(&listed).map_err(Error::from)?)
+        let asked = encode(&supervisor::List { skip: 0 });
+        let listed = self.supervisor.send(supervisor::operation::LIST, &asked, 4096)?;
+        let listing: supervisor::Listing = decode(&listed).map_err(Error::from)?;
+        Ok(listing.servers)
     }
 
     /// The server called `name`.

@@ -1,44 +1,39 @@
-//! The supervisor's logic.
+//! The supervisor as a service: it tells the machine what happens, and does what the machine says.
+//! It waits for nobody: processes end when they end, the clerk talks to the name server, the scribe to
+//! the terminal.
 
-use crate::launch::spawn_task;
+use crate::clerk::{Clerk, Job, Told};
+use crate::deaths::Deaths;
+use crate::entry::{self, Entry, Output};
+use crate::inbox::Inbox;
+use crate::log::prefixed;
+use crate::machine::{Action, Event, Machine, Rules};
+use crate::manifest::{Plan, Readiness, Source};
+use crate::names;
 use crate::policy::{Mistake, Policy};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
-use rendez::protocol::kernel::{DoorRule, Fate, Give, Limits, Received};
-use rendez::protocol::{Rights, Slot, Status, TaskId, decode, encode, supervisor};
-use rendez::service::{Context, Message, Refusal, Reply, ReplyRight, Service};
-use rendez::{Registration, Server, Task};
-use rendez_protocol::supervisor::{operation, status};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use crate::report::Dead;
+use crate::scribe::Scribe;
+use rendez::protocol::kernel::{DoorRule, Give, Limits, Received};
+use rendez::protocol::{Slot, supervisor};
+use rendez::service::Refusal;
+use rendez::{Rights, Server, Task};
+use rendez_protocol::supervisor::{End, status};
+use std::collections::VecDeque;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// How a server's process is started.
-pub trait Program {
+/// How the process of a server is started that this executable is.
+pub trait BuiltIn {
     /// The command that runs the server called `name`, to be started as a task.
     fn command(&self, name: &str) -> Command;
-}
-
-/// What the supervisor starts.
-#[derive(Debug)]
-pub struct Plan<P> {
-    /// How.
-    pub program: P,
-    /// Whom the front door lets in, and what they are given.
-    pub policy: Policy,
 }
 
 /// Why the supervisor could not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A server ended before the system was ready.
-    #[error("the {name} server ended before the system was ready: {how}")]
-    Ended {
-        /// Which.
-        name: &'static str,
-        /// How, for people.
-        how: String,
-    },
+    /// A task ended and the system cannot do without it.
+    #[error("{0}")]
+    Stopped(String),
     /// The front door's policy cannot be meant.
     #[error("the front door's policy: {}", .0.what)]
     Policy(Mistake),
@@ -53,53 +48,29 @@ impl From<Mistake> for Error {
     }
 }
 
-/// A server that the supervisor starts.
-struct Entry {
-    name: &'static str,
-    /// Under which it is registered.
-    path: &'static str,
-    /// Its endpoint, with all rights.
-    endpoint: Received,
-    /// From its start until its end has been seen.
-    running: Option<Running>,
-    /// It has been killed to be started again.
-    restarting: bool,
-    starts: u32,
-    last_end: String,
-    /// Who waits for it to serve.
-    waiting: Vec<(ReplyRight, Instant)>,
-    serving: bool,
-}
-
-struct Running {
-    capability: Received,
-    id: TaskId,
-    child: Child,
-}
-
-/// A registration that failed is tried again.
-struct Again {
-    at: Instant,
-    /// How long to wait if it fails once more.
-    then: Duration,
-    /// Why it failed, for people.
-    error: String,
-}
-
 /// The supervisor as a service.
 pub struct Supervisor<P> {
-    task: Task,
-    plan: Plan<P>,
-    entries: Vec<Entry>,
-    own: Received,
-    /// All names of the system, or none.
-    registrations: Vec<Registration>,
-    /// What is to be done about a registration that failed.
-    again: Option<Again>,
-    /// Tells of the ends of processes.
-    ends: SignalFd,
-    stopping: bool,
-    failed: Option<Error>,
+    pub(crate) task: Task,
+    pub(crate) plan: Plan,
+    built_in: P,
+    pub(crate) machine: Machine,
+    /// What the machine's times are counted from.
+    began: Instant,
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) own: Received,
+    pub(crate) kernel: Slot,
+    pub(crate) inbox: Inbox,
+    pub(crate) clerk: Clerk,
+    pub(crate) scribe: Scribe,
+    pub(crate) deaths: Deaths,
+    /// Those who have ended and are not in the records yet.
+    pub(crate) dead: Vec<Dead>,
+    /// Whether all names are registered; else what the name server said.
+    pub(crate) registered: Result<(), String>,
+    /// When tasks are looked at next, whether they get on.
+    pub(crate) next_look: Option<Instant>,
+    pub(crate) stopping: bool,
+    pub(crate) failed: Option<Error>,
     on_ready: Option<Box<dyn FnOnce()>>,
 }
 
@@ -109,411 +80,268 @@ impl<P> std::fmt::Debug for Supervisor<P> {
     }
 }
 
-/// The fixed list: name, path.
-const SERVERS: [(&str, &str); 3] = [("name", "/name"), ("file", "/file"), ("signal", "/signal")];
-/// How long a server may take from its start until it serves, before who asked is told.
-const START_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the name server may take for one step of a registration. Nobody else is heard meanwhile.
-const REGISTER_TIMEOUT: Duration = Duration::from_secs(1);
-/// How soon to try again after a registration has failed; then twice as long each time...
-const AGAIN_FIRST: Duration = Duration::from_millis(100);
-/// ...up to this.
-const AGAIN_MAX: Duration = Duration::from_secs(5);
-/// What a client of a server can be given.
-const CLIENT: Rights = Rights::SEND
-    .union(Rights::MINT)
-    .union(Rights::GRANT)
-    .union(Rights::WATCH)
-    .union(Rights::INSPECT);
+/// Turns that the output of one task is read in a row.
+const READS_PER_TURN: usize = 4;
 
 /// Runs the supervisor in this process, which was started as the system's first task. `on_ready` is
-/// called once all servers serve.
+/// called once all tasks are ready that must be.
 ///
 /// # Errors
-/// [`Error::Ended`] if a server ends before all serve; else what the kernel says, which is
+/// [`Error::Stopped`] if a task ends that must not; [`Error::Policy`]; else what the kernel says, which is
 /// [`KernelGone`](rendez::Error::KernelGone) when the system ends.
-pub fn run<P: Program>(plan: Plan<P>, on_ready: impl FnOnce() + 'static) -> Result<(), Error> {
+pub fn run<P: BuiltIn>(
+    plan: Plan,
+    policy: &Policy,
+    built_in: P,
+    on_ready: impl FnOnce() + 'static,
+) -> Result<(), Error> {
     let task = Task::inherited()?.ok_or_else(|| rendez::Error::NotGiven {
         name: "kernel socket".into(),
         given: Vec::new(),
     })?;
-    // Started processes unblock it again.
-    let mut ends = SigSet::empty();
-    ends.add(Signal::SIGCHLD);
-    let ends = ends
-        .thread_block()
-        .and_then(|()| SignalFd::with_flags(&ends, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK))
-        .map_err(|error| rendez::Error::system("making a signalfd", error))?;
+    let inbox =
+        Inbox::new().map_err(|error| rendez::Error::system("setting up the supervisor", error))?;
     let mut server = Server::new(&task)?;
-    let mut supervisor = Supervisor::start(task, plan, &server, ends, Box::new(on_ready))?;
+    let own = task.create_endpoint()?;
+    server.serve(own.slot, Some(supervisor::interface()))?;
+    let kernel = task.given_as("kernel")?.slot;
+    let mut entries = Vec::new();
+    for planned in &plan.tasks {
+        entries.push(Entry::new(&task, planned)?);
+    }
+    let system = |error| rendez::Error::system("starting a thread", error);
+    let endpoint = |task: usize, place: usize| entries[task].endpoints[place].0;
+    let name_server = plan.name_server().map(|(task, place)| endpoint(task, place));
+    let names = names::of(&plan, own.slot, endpoint);
+    let clerk = Clerk::start(task.clone(), name_server, names).map_err(system)?;
+    inbox.add_clerk(clerk.bell()).map_err(system)?;
+    let registered = match name_server {
+        Some(_) => Err("the name server does not serve yet".into()),
+        None => Ok(()),
+    };
+    let mut supervisor = Supervisor {
+        machine: Machine::new(plan.tasks.iter().map(rules)),
+        task,
+        plan,
+        built_in,
+        began: Instant::now(),
+        entries,
+        own,
+        kernel,
+        inbox,
+        clerk,
+        scribe: Scribe::start().map_err(system)?,
+        deaths: Deaths::default(),
+        dead: Vec::new(),
+        registered,
+        next_look: None,
+        stopping: false,
+        failed: None,
+        on_ready: Some(Box::new(on_ready)),
+    };
+    supervisor.open_the_door(name_server, policy)?;
+    supervisor.look_names_up();
+    supervisor.event(Event::Begin);
+    supervisor.tell_if_ready();
     server.run(&mut supervisor)?;
     supervisor.failed.map_or(Ok(()), Err)
 }
 
-impl<P: Program> Supervisor<P> {
-    fn start(
-        task: Task,
-        plan: Plan<P>,
-        server: &Server,
-        ends: SignalFd,
-        on_ready: Box<dyn FnOnce()>,
-    ) -> Result<Self, Error> {
-        let own = task.create_endpoint()?;
-        server.serve(own.slot, Some(supervisor::interface()))?;
-        let mut entries = Vec::new();
-        for (name, path) in SERVERS {
-            let endpoint = task.create_endpoint()?;
-            task.watch(endpoint.slot)?;
-            entries.push(Entry {
-                name,
-                path,
-                endpoint,
-                running: None,
-                restarting: false,
-                starts: 0,
-                last_end: String::new(),
-                waiting: Vec::new(),
-                serving: false,
-            });
-        }
-        let mut this = Self {
-            task,
-            plan,
-            entries,
-            own,
-            registrations: Vec::new(),
-            again: None,
-            ends,
-            stopping: false,
-            failed: None,
-            on_ready: Some(on_ready),
+fn rules(planned: &crate::manifest::Planned) -> Rules {
+    let is_name = |getting: &&crate::manifest::Getting| matches!(getting.source, Source::Path(_));
+    Rules {
+        name: planned.name.clone(),
+        after: planned.after.clone(),
+        names: planned.gets.iter().filter(is_name).count(),
+        finishes: planned.ready == Readiness::Finished,
+        required: planned.required,
+        restart: planned.restart,
+        give_up: planned.give_up,
+        ready_within: planned.ready_within,
+    }
+}
+
+impl<P: BuiltIn> Supervisor<P> {
+    /// Says whom the front door lets in, and what they are given; `names`: the name server, if there
+    /// is one.
+    fn open_the_door(&self, names: Option<Slot>, policy: &Policy) -> Result<(), Error> {
+        let give = |(name, rights): (String, Rights)| {
+            let slot = match name.as_str() {
+                "kernel" => self.kernel,
+                "supervisor" => self.own.slot,
+                _ => names?,
+            };
+            Some(Give { name, slot, rights, badge: None, limits: Limits::SAME })
         };
-        this.open_the_door()?;
-        for place in 0..this.entries.len() {
-            this.launch(place)?;
-        }
-        Ok(this)
+        let admissions = policy.admissions(nix::unistd::geteuid().as_raw())?;
+        let rule = |rule: crate::policy::Admission| DoorRule {
+            uid: rule.uid,
+            give: rule.give.into_iter().filter_map(give).collect(),
+            quotas: Vec::new(),
+        };
+        let rules = admissions.into_iter().map(rule).collect();
+        Ok(self.task.set_front_door(self.kernel, rules)?)
     }
 
-    /// The name server's endpoint.
-    fn names(&self) -> Slot {
-        self.entries[0].endpoint.slot
-    }
-
-    /// Starts a server's process as a new task.
-    fn launch(&mut self, place: usize) -> Result<(), rendez::Error> {
-        let names = self.names();
-        let entry = &self.entries[place];
-        let mut give = vec![Give {
-            name: "serve".into(),
-            slot: entry.endpoint.slot,
-            rights: Rights::RECEIVE | Rights::SEND | Rights::MINT | Rights::GRANT | Rights::INSPECT,
-            badge: None,
-            limits: Limits::SAME,
-        }];
-        if place != 0 {
-            give.push(Give {
-                name: "name".into(),
-                slot: names,
-                rights: Rights::SEND | Rights::READ | Rights::WRITE | Rights::REGISTER,
-                badge: None,
-                limits: Limits::SAME,
-            });
-        }
-        let (capability, id, socket) = self.task.create_task(entry.name, give)?;
-        let started = self.task.watch(capability.slot).and_then(|()| {
-            let mut command = self.plan.program.command(entry.name);
-            // What the supervisor says on its own is not for others to say.
-            command.stdout(Stdio::null());
-            spawn_task(command, socket, true).map_err(|error| {
-                rendez::Error::system(format!("starting the {} server", entry.name), error)
-            })
-        });
-        let child = match started {
-            Ok(child) => child,
-            Err(error) => {
-                let _ = self.task.delete(capability.slot);
-                return Err(error);
+    /// Has the names looked up that tasks get and nobody of the plan has.
+    fn look_names_up(&self) {
+        for (task, planned) in self.plan.tasks.iter().enumerate() {
+            for (place, getting) in planned.gets.iter().enumerate() {
+                if let Source::Path(path) = &getting.source {
+                    // Giving it away needs GRANT, and giving less of it MINT.
+                    let rights = getting.rights | Rights::GRANT | Rights::MINT;
+                    let job = Job::LookUp { of: (task, place), path: path.clone(), rights };
+                    self.clerk.ask(job);
+                }
             }
-        };
-        let entry = &mut self.entries[place];
-        entry.running = Some(Running { capability, id, child });
-        entry.starts += 1;
-        Ok(())
-    }
-
-    /// Registers all servers with the name server, which serves. If that fails it is tried again
-    /// later.
-    fn register(&mut self, patience: Duration) {
-        self.forget_registrations();
-        if let Err(error) = self.try_register() {
-            // Names go with their task's last connection: one that was registered after all, when
-            // nobody waited for it any more, would stand in its own way.
-            self.forget_registrations();
-            self.again = Some(Again {
-                at: Instant::now() + patience,
-                then: (patience * 2).min(AGAIN_MAX),
-                error: error.to_string(),
-            });
         }
-        self.tell_if_ready();
     }
 
-    fn try_register(&mut self) -> Result<(), rendez::Error> {
-        let names = self.names();
-        let register = |path, slot, rights| {
-            self.task.register_through(names, path, slot, rights, REGISTER_TIMEOUT)
-        };
-        let server_half = Rights::READ | Rights::WRITE | Rights::REGISTER;
-        let mut made = Vec::new();
-        for entry in &self.entries {
-            made.push(register(entry.path, entry.endpoint.slot, CLIENT | server_half)?);
+    /// The time by the machine's clock.
+    pub(crate) fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// What the machine's clock calls `at`.
+    pub(crate) fn instant(&self, at: Duration) -> Instant {
+        self.began + at
+    }
+
+    /// Tells the machine what has happened, and does what it says.
+    pub(crate) fn event(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let ended = match &event {
+                Event::Ended { task, .. } => Some(*task),
+                _ => None,
+            };
+            let actions = self.machine.handle(self.now(), event);
+            if let Some(place) = ended {
+                self.decided(place);
+            }
+            for action in actions {
+                match action {
+                    Action::Launch(place) => events.extend(self.launch(place)),
+                    Action::Kill(place) => {
+                        if let Some(running) = &mut self.entries[place].running {
+                            let _ = running.child.kill();
+                        }
+                        events.extend(self.reap(place));
+                    }
+                    Action::Answer(place) => {
+                        for (reply, _) in self.entries[place].waiting.drain(..) {
+                            reply.ok(&[]);
+                        }
+                    }
+                    Action::Refuse(place, why) => {
+                        for (reply, _) in self.entries[place].waiting.drain(..) {
+                            reply.refuse(&Refusal::new(status::NOT_STARTED, why.as_str()));
+                        }
+                    }
+                    Action::Announce => self.tell_if_ready(),
+                    Action::Stop(why) => {
+                        self.failed.get_or_insert(Error::Stopped(why));
+                    }
+                }
+            }
         }
-        let rights = CLIENT | Rights::READ | Rights::MANAGE;
-        made.push(register("/supervisor", self.own.slot, rights)?);
-        self.registrations = made;
-        Ok(())
+        // Only now: whoever is to be started again has been.
+        self.bury();
     }
 
-    fn forget_registrations(&mut self) {
-        self.again = None;
-        self.registrations.clear();
-    }
-
-    /// Says whom the front door lets in, and what they are given.
-    fn open_the_door(&self) -> Result<(), Error> {
-        let kernel = self.task.given_as("kernel")?.slot;
-        let slot = |name: &str| match name {
-            "kernel" => kernel,
-            "supervisor" => self.own.slot,
-            _ => self.names(),
-        };
-        let give = |(name, rights): (String, Rights)| Give {
-            slot: slot(&name),
-            name,
-            rights,
-            badge: None,
-            limits: Limits::SAME,
-        };
-        let own = nix::unistd::geteuid().as_raw();
-        let admissions = self.plan.policy.admissions(own)?;
-        let rules = admissions
-            .into_iter()
-            .map(|rule| DoorRule {
-                uid: rule.uid,
-                give: rule.give.into_iter().map(give).collect(),
-                quotas: vec![],
-            })
-            .collect();
-        Ok(self.task.set_front_door(kernel, rules)?)
-    }
-
-    fn tell_if_ready(&mut self) {
-        if !self.registrations.is_empty()
-            && self.entries.iter().all(|entry| entry.serving)
+    pub(crate) fn tell_if_ready(&mut self) {
+        if self.machine.announced()
+            && self.registered.is_ok()
             && let Some(tell) = self.on_ready.take()
         {
             tell();
         }
     }
 
-    fn place(&self, name: &str) -> Result<usize, Refusal> {
-        self.entries.iter().position(|entry| entry.name == name).ok_or_else(|| {
-            let known: Vec<_> = self.entries.iter().map(|entry| entry.name).collect();
-            Refusal::new(
-                status::NOT_FOUND,
-                format!("no server is called {name:?}; there are: {}", known.join(", ")),
-            )
-        })
-    }
-
-    fn list(&self) -> Vec<supervisor::Server> {
-        let mut all: Vec<_> = self
-            .entries
-            .iter()
-            .map(|entry| supervisor::Server {
-                name: entry.name.into(),
-                task: entry.running.as_ref().map(|running| running.id),
-                pid: entry.running.as_ref().map(|running| running.child.id()),
-                starts: entry.starts,
-                last_end: entry.last_end.clone(),
-            })
-            .collect();
-        if let Some(again) = &self.again {
-            all[0].last_end = format!("names are not registered yet: {}", again.error);
-        }
-        all
-    }
-
-    /// Has a server's process end, if it lives, and another be started.
-    fn restart(&mut self, place: usize) {
-        let entry = &mut self.entries[place];
-        match &mut entry.running {
-            Some(running) => {
-                entry.restarting = true;
-                entry.serving = false;
-                let _ = running.child.kill();
-                self.reap(place);
+    /// Starts a task's process. Answers what follows from that.
+    fn launch(&mut self, place: usize) -> Option<Event> {
+        let slots = (self.own.slot, self.kernel);
+        let built_in = |name: &str| self.built_in.command(name);
+        let started = entry::launch(&self.task, &self.plan, &self.entries, place, slots, built_in)
+            .and_then(|running| {
+                let watched = self.inbox.add_output(running.output.file(), place);
+                watched.map_err(|error| rendez::Error::system("reading its output", error))?;
+                Ok(running)
+            });
+        match started {
+            Ok(running) => {
+                self.entries[place].running = Some(running);
+                self.look_soon();
+                (self.plan.tasks[place].ready == Readiness::Started)
+                    .then_some(Event::Ready { task: place })
             }
-            None => self.launch_again(place),
+            Err(error) => {
+                let how = error.to_string();
+                self.note_death(place, None, End::NotStarted(how.clone()));
+                Some(Event::Ended { task: place, good: false, how })
+            }
         }
     }
 
-    fn launch_again(&mut self, place: usize) {
-        if let Err(error) = self.launch(place) {
-            self.refuse_waiting(place, &error.to_string());
-        }
-    }
-
-    /// If a server's process has ended, notes how, lets go of its task, and starts the next if that
-    /// is what it was ended for. Never waits: Linux may take its time to end a process.
-    fn reap(&mut self, place: usize) {
-        let entry = &mut self.entries[place];
-        let Some(running) = &mut entry.running else { return };
-        let end = match running.child.try_wait() {
-            Ok(None) => return,
-            Ok(Some(status)) => describe(status),
-            Err(error) => error.to_string(),
+    /// If a task's process has ended, lets go of it. Never waits: Linux may take its time to end a
+    /// process. Answers what follows.
+    pub(crate) fn reap(&mut self, place: usize) -> Option<Event> {
+        let end = match self.entries[place].running.as_mut()?.child.try_wait() {
+            Ok(None) => return None,
+            Ok(Some(status)) => entry::end_of(status),
+            Err(error) => End::NotStarted(error.to_string()),
         };
+        let running = self.entries[place].running.take()?;
         let _ = self.task.delete(running.capability.slot);
-        entry.running = None;
-        entry.serving = false;
-        entry.last_end.clone_from(&end);
-        if std::mem::take(&mut entry.restarting) {
-            self.launch_again(place);
-            return;
+        for (_, serving) in &mut self.entries[place].endpoints {
+            *serving = false;
         }
-        let name = entry.name;
-        self.refuse_waiting(place, &format!("the {name} server ended before it served: {end}"));
-        if self.on_ready.is_some() {
-            self.failed.get_or_insert(Error::Ended { name, how: end });
+        let good = end == End::Exited(0);
+        let how = self.note_death(place, Some(running), end);
+        Some(Event::Ended { task: place, good, how })
+    }
+
+    pub(crate) fn said(&mut self, place: usize, bytes: &[u8]) {
+        for line in self.entries[place].log.take(bytes) {
+            self.scribe.write(prefixed(&self.plan.tasks[place].name, &line));
         }
     }
 
-    fn refuse_waiting(&mut self, place: usize, text: &str) {
-        for (reply, _) in self.entries[place].waiting.drain(..) {
-            reply.refuse(&Refusal::new(status::NOT_STARTED, text));
-        }
-    }
-}
-
-fn describe(end: ExitStatus) -> String {
-    use std::os::unix::process::ExitStatusExt;
-    match (end.code(), end.signal()) {
-        (Some(code), _) => format!("exited with {code}"),
-        (None, Some(number)) => match Signal::try_from(number) {
-            Ok(signal) => format!("killed by {signal}"),
-            Err(_) => format!("killed by signal {number}"),
-        },
-        (None, None) => "ended".into(),
-    }
-}
-
-impl<P: Program> Service for Supervisor<P> {
-    fn receive(&mut self, _context: &mut dyn Context, message: Message<'_>, reply: Reply<'_>) {
-        let require = |rights| message.caller.require(rights);
-        match message.operation {
-            operation::LIST => {
-                reply.result(require(Rights::READ).map(|()| encode(&self.list())));
+    /// Reads what a task has written, a bounded amount of it.
+    pub(crate) fn hear_task(&mut self, place: usize) {
+        let mut buffer = Output::buffer();
+        for _ in 0..READS_PER_TURN {
+            let Some(running) = &mut self.entries[place].running else { return };
+            match running.output.read(&mut buffer) {
+                Some([]) => return,
+                Some(bytes) => self.said(place, bytes),
+                None => {
+                    // It has closed both, and may live on.
+                    self.inbox.remove_output(running.output.file());
+                    return;
+                }
             }
-            operation::RESTART => {
-                let asked =
-                    require(Rights::MANAGE).and_then(|()| self.place(decode(message.payload)?));
-                match asked {
-                    Ok(place) => {
-                        let late = Instant::now() + START_TIMEOUT;
-                        self.entries[place].waiting.push((reply.keep(), late));
-                        self.restart(place);
+        }
+    }
+
+    pub(crate) fn hear_clerk(&mut self) {
+        for told in self.clerk.hear() {
+            match told {
+                Told::Registered => {
+                    self.registered = Ok(());
+                    self.tell_if_ready();
+                }
+                Told::NotRegistered(why) => self.registered = Err(why),
+                Told::Found((task, place), found) => {
+                    self.entries[task].found[place] = Some(found.slot);
+                    self.event(Event::Named { task });
+                }
+                Told::Nudged(task) => {
+                    if let Some(running) = &mut self.entries[task].running {
+                        running.watch.nudged();
                     }
-                    Err(refusal) => reply.refuse(&refusal),
-                }
-            }
-            operation::STOP => {
-                let asked = require(Rights::MANAGE);
-                self.stopping |= asked.is_ok();
-                reply.result(asked.map(|()| Vec::new()));
-            }
-            unknown => reply.refuse(&Refusal::new(
-                Status::UNIMPLEMENTED,
-                format!("the supervisor has no operation {unknown}"),
-            )),
-        }
-    }
-
-    fn watched(&mut self, _context: &mut dyn Context, slot: Slot, what: Fate) {
-        if let Some(place) = self.entries.iter().position(|entry| {
-            entry.running.as_ref().is_some_and(|running| running.capability.slot == slot)
-        }) {
-            // Without a kernel socket it can serve nobody, even if its process lives on.
-            if matches!(what, Fate::Died { .. } | Fate::Gone)
-                && let Some(running) = &mut self.entries[place].running
-            {
-                let _ = running.child.kill();
-                self.reap(place);
-            }
-            return;
-        }
-        let Some(place) = self.entries.iter().position(|entry| entry.endpoint.slot == slot) else {
-            return;
-        };
-        match what {
-            // Of the one that is to be no more.
-            Fate::Restarted { .. } if self.entries[place].restarting => {}
-            Fate::Restarted { .. } => {
-                self.entries[place].serving = true;
-                if place == 0 {
-                    // A new name server knows nobody.
-                    self.register(AGAIN_FIRST);
-                }
-                for (reply, _) in self.entries[place].waiting.drain(..) {
-                    reply.ok(&[]);
-                }
-                self.tell_if_ready();
-            }
-            Fate::Died { .. } | Fate::Gone => {
-                self.entries[place].serving = false;
-                if place == 0 {
-                    self.forget_registrations();
                 }
             }
         }
-    }
-
-    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        vec![self.ends.as_fd()]
-    }
-
-    fn ready(&mut self, _context: &mut dyn Context, _descriptor: usize) {
-        while let Ok(Some(_)) = self.ends.read_signal() {}
-        for place in 0..self.entries.len() {
-            self.reap(place);
-        }
-    }
-
-    fn next_deadline(&self) -> Option<Instant> {
-        let waiting = self.entries.iter().flat_map(|entry| entry.waiting.iter().map(|(_, at)| *at));
-        waiting.chain(self.again.as_ref().map(|again| again.at)).min()
-    }
-
-    fn expired(&mut self, _context: &mut dyn Context, now: Instant) {
-        if let Some(Again { at, then, .. }) = self.again
-            && at <= now
-        {
-            self.register(then);
-        }
-        for entry in &mut self.entries {
-            let (late, waiting) =
-                entry.waiting.drain(..).partition::<Vec<_>, _>(|(_, deadline)| *deadline <= now);
-            entry.waiting = waiting;
-            for (reply, _) in late {
-                let ended = if entry.last_end.is_empty() { "nothing" } else { &entry.last_end };
-                let text = format!("the {} server does not serve yet (last: {ended})", entry.name);
-                reply.refuse(&Refusal::new(status::NOT_STARTED, text));
-            }
-        }
-    }
-
-    fn finished(&self) -> bool {
-        self.stopping || self.failed.is_some()
     }
 }
