@@ -2,6 +2,7 @@
 
 use super::{Finding, line};
 use nix::sys::socket::{getsockopt, sockopt};
+use rendez_supervisor::sandbox::landlock_version;
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, ResolveFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -72,32 +73,32 @@ pub(super) fn find() -> Vec<Finding> {
             "user namespaces",
             namespaces,
             namespaces_found,
-            "tasks of one user cannot be put into sandboxes of their own without root",
+            "a sandbox without root has no network, host name or users of its own; the other walls stand",
         ),
         landlock(),
         check(
             "seccomp filters",
             actions.is_some(),
             actions.unwrap_or_else(|| "not there".into()),
-            "the kernel of Rendez keeps all system calls",
+            "the kernel of Rendez and sandboxed tasks keep all system calls",
         ),
         isolation(),
     ]
 }
 
-/// Whether a task can lock itself out of the file system.
+/// Whether the supervisor can keep files from a task.
 fn landlock() -> Finding {
-    const NAME: &str = "Landlock (5.13)";
-    match line("/sys/kernel/security/lsm") {
-        None => Finding::note(GROUP, NAME, "unknown: /sys/kernel/security/lsm cannot be read"),
-        Some(modules) => Finding::check(
-            GROUP,
-            NAME,
-            modules.split(',').any(|module| module == "landlock"),
-            format!("security modules: {modules}"),
-            "a task cannot lock itself out of the file system; a user of its own can",
-        ),
-    }
+    let version = landlock_version();
+    let found = match version {
+        0 => "not there, or switched off".into(),
+        version => format!("version {version} of those known here"),
+    };
+    let cost = match version {
+        0 => "a sandbox keeps no file from a task; a user of its own can",
+        1 | 2 => "a sandboxed task can truncate files that it may not write (3, Linux 6.2)",
+        _ => "a sandboxed task can send signals to its user's other processes (6, Linux 6.12)",
+    };
+    Finding::check(GROUP, "Landlock (5.13, whole with 6.12)", version >= 6, found, cost)
 }
 
 /// Whether processes of one user are kept apart.
@@ -108,8 +109,8 @@ fn isolation() -> Finding {
         Some(scope) => format!("kernel.yama.ptrace_scope = {scope}"),
         None => "Yama is not there".into(),
     };
-    let cost = "processes of one user can trace each other: tasks that must not trust each other \
-                need users of their own";
+    let cost = "a user's other processes can trace a task from its start until it has forbidden it, \
+                and tasks without a sandbox for good";
     Finding::check(GROUP, "tracing among one user", apart, found, cost)
 }
 
