@@ -1,5 +1,6 @@
 //! One connection to a server: several transactions in flight, nothing sent twice.
 
+use crate::circle::Inquiry;
 use crate::client::Resend;
 use crate::error::Error;
 use crate::lease::{ARENA_BYTES_MAX_DEFAULT, Bulk, LeasedReply};
@@ -15,8 +16,10 @@ use rendez_protocol::kernel::{Answer, Doorbell, KernelError, Offer, Received, Re
 use rendez_protocol::limit::DEADLINE_DEFAULT_MS;
 use rendez_protocol::message::Header;
 use rendez_protocol::status::Why;
+use rendez_protocol::waits::Member;
 use rendez_protocol::{ConnectionId, Interface, Slot, Status, TaskId, Ticket};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How to connect.
@@ -106,6 +109,7 @@ pub(crate) struct Opened {
     pub(crate) interface: Option<Interface>,
     /// The epoll instance in which the server rings, if the doorbell is [`Doorbell::Event`].
     pub(crate) waiter: Option<OwnedFd>,
+    pub(crate) inquiry: Arc<Inquiry>,
 }
 
 impl Opened {
@@ -178,12 +182,14 @@ impl Opened {
                 status_index,
             )
             .ok_or_else(|| Error::Protocol(format!("a status word {status_index}")))?;
+            let inquiry = Inquiry::new(task, id);
+            let status = status.with_inquirer(Arc::clone(&inquiry) as _);
             let (ours, theirs) = (Ours::over(own), Theirs::over(peer));
             let mut end = ClientEnd::new(ours, theirs, status, bell, generation, options.wait);
             end.set_priority(options.priority);
             let whose = Identity { connection: id, peer: server, side: Side::Client, status_index };
             end.set_counters(ClientCounters::new(task.page(), whose));
-            Ok(Self { end, id, server, interface, waiter })
+            Ok(Self { end, id, server, interface, waiter, inquiry })
         })();
         if opened.is_err() {
             task.link().tell(&Request::Disconnect { connection: id, why: Why::Closed });
@@ -204,6 +210,7 @@ pub struct Connection {
     pub(crate) timeout: Duration,
     pub(crate) buffer: Buffer,
     reported: bool,
+    inquiry: Arc<Inquiry>,
     pub(crate) bulk: Box<Bulk>,
 }
 
@@ -238,6 +245,7 @@ impl Connection {
             timeout: options.timeout,
             buffer: Buffer::new(),
             reported: false,
+            inquiry: opened.inquiry,
             bulk: Box::new(Bulk::new(options.arena_bytes_max)),
         })
     }
@@ -264,6 +272,14 @@ impl Connection {
     #[must_use]
     pub const fn interface(&self) -> Option<&Interface> {
         self.interface.as_ref()
+    }
+
+    /// The tasks of the circle of waits in which a send over this connection ended last, for the
+    /// reason [`Why::Deadlock`]: this task among them, `None` for each that it may not WATCH. Empty if
+    /// none has.
+    #[must_use]
+    pub fn circle(&self) -> Vec<Option<Member>> {
+        self.inquiry.circle()
     }
 
     /// Changes how this end waits.

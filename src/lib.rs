@@ -54,6 +54,7 @@
 #![forbid(unsafe_code)]
 
 mod arenas;
+mod circle;
 mod client;
 mod connection;
 mod crew;

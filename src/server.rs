@@ -262,6 +262,7 @@ impl Server {
     #[cold]
     fn register(&mut self, service: &impl Service) -> Result<(), Error> {
         self.registered = true;
+        self.receiver.counters().here();
         for (place, descriptor) in (OF_SERVICE..).zip(service.descriptors()) {
             self.receiver
                 .add_descriptor(descriptor, place)
@@ -295,6 +296,7 @@ impl Server {
                     return Ok(());
                 };
                 let Some(port) = self.receiver.port(key) else { return Ok(()) };
+                self.receiver.counters().handles(port.handled(taken.transaction));
                 if self.buffer.flags() & Header::LEASED != 0 {
                     self.leased(key, taken, service);
                     return Ok(());

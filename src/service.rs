@@ -380,6 +380,9 @@ impl<'a> Reply<'a> {
     /// Keeps the right beyond the handler.
     #[must_use]
     pub fn keep(mut self) -> ReplyRight {
+        if let Some(ReplyTo::Ring(port, taken) | ReplyTo::Lending(port, taken, _)) = &self.to {
+            port.keeps(taken.transaction);
+        }
         let to = self.to.take().map(|to| match to {
             ReplyTo::Ring(port, taken) => KeptTo::Ring(Arc::clone(port), taken),
             ReplyTo::Lending(port, taken, lending) => {

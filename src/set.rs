@@ -144,7 +144,7 @@ impl ConnectionSet {
 
     /// Takes in a connection that was opened with [`Doorbell::Event`].
     pub(crate) fn adopt(&mut self, opened: Opened, options: &Options) -> Result<Member, Error> {
-        let Opened { end, id, server, interface, waiter } = opened;
+        let Opened { end, id, server, interface, waiter, .. } = opened;
         let let_go = || {
             self.task.link().tell(&Request::Disconnect { connection: id, why: Why::Closed });
         };

@@ -14,6 +14,7 @@ use rendez_protocol::kernel::{
 };
 use rendez_protocol::limit::{DEADLINE_DEFAULT_MS, LABEL_BYTES_MAX};
 use rendez_protocol::quota::Allotment;
+use rendez_protocol::waits::{EndpointInfo, Held, TaskWaits};
 use rendez_protocol::{ConnectionId, Rights, Slot, TaskId, Ticket, Version};
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
@@ -462,6 +463,71 @@ impl Task {
         match self.ask(&Request::List { slot: kernel })?.0 {
             Answer::Tasks(tasks) => Ok(tasks),
             other => Err(out_of_turn(&other)),
+        }
+    }
+
+    /// What all tasks say of their threads: whom they wait for, what they handle. By a capability to
+    /// the kernel's own task with INSPECT. Claims of the tasks, but for whose a connection is.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn waits(&self, kernel: Slot) -> Result<Vec<TaskWaits>, Error> {
+        let mut all: Vec<TaskWaits> = Vec::new();
+        loop {
+            let after = all.last().map(|waits| waits.task);
+            match self.ask(&Request::Waits { slot: kernel, after })?.0 {
+                Answer::Waits { tasks, more } => {
+                    let more = more && !tasks.is_empty();
+                    all.extend(tasks);
+                    if !more {
+                        return Ok(all);
+                    }
+                }
+                other => return Err(out_of_turn(&other)),
+            }
+        }
+    }
+
+    /// Which task holds which capabilities, by a capability to the kernel's own task with INSPECT.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn capabilities(&self, kernel: Slot) -> Result<Vec<Held>, Error> {
+        let mut all: Vec<Held> = Vec::new();
+        loop {
+            let after = all.last().map(|held| (held.holder, held.capability.slot));
+            match self.ask(&Request::Capabilities { slot: kernel, after })?.0 {
+                Answer::Capabilities { held, more } => {
+                    let more = more && !held.is_empty();
+                    all.extend(held);
+                    if !more {
+                        return Ok(all);
+                    }
+                }
+                other => return Err(out_of_turn(&other)),
+            }
+        }
+    }
+
+    /// The endpoints that there are, and who serves them, by a capability to the kernel's own task
+    /// with INSPECT.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn endpoints(&self, kernel: Slot) -> Result<Vec<EndpointInfo>, Error> {
+        let mut all: Vec<EndpointInfo> = Vec::new();
+        loop {
+            let after = all.last().map(|endpoint| endpoint.endpoint);
+            match self.ask(&Request::Endpoints { slot: kernel, after })?.0 {
+                Answer::Endpoints { endpoints, more } => {
+                    let more = more && !endpoints.is_empty();
+                    all.extend(endpoints);
+                    if !more {
+                        return Ok(all);
+                    }
+                }
+                other => return Err(out_of_turn(&other)),
+            }
         }
     }
 

@@ -28,6 +28,7 @@ use crate::notification::{Acknowledger, Poster};
 use crate::platform::{Atomic, Label, Platform};
 use crate::ring::{AHEAD, Buffer, Fault, Reader, Writer};
 use crate::wait::{Habit, Learner, Slept, Spinner, Step, Wait};
+use crate::waits::{Asked, Patience};
 use core::sync::atomic::Ordering::Relaxed;
 use rendez_protocol::limit;
 use rendez_protocol::message::{Header, area_bytes, room_bytes, room_for};
@@ -358,6 +359,7 @@ impl<P: Platform> ClientEnd<P> {
     ) -> Result<(), SendError> {
         self.flush();
         self.counters.waits_for_room();
+        let mut patience = Patience::new(Some(self.writer.position()), deadline);
         let mut spinner = Spinner::new(self.wait, &self.habit);
         loop {
             // Replies that nobody waits for yet hold lines and room: take them in.
@@ -378,7 +380,10 @@ impl<P: Platform> ClientEnd<P> {
                 Step::Look(now) if now < deadline => {}
                 Step::Look(_) => return Err(Self::not_delivered(Why::Deadline)),
                 Step::Sleep => {
-                    self.sleep(Also::Room { length, area: reply_area }, deadline);
+                    let also = Also::Room { length, area: reply_area };
+                    if self.sleep(also, deadline, &mut patience) == Asked::Deadlock {
+                        return Err(Self::not_delivered(Why::Deadlock));
+                    }
                     spinner.exhaust();
                     if P::now() >= deadline {
                         return Err(Self::not_delivered(Why::Deadline));
@@ -434,6 +439,7 @@ impl<P: Platform> ClientEnd<P> {
         deadline: u64,
     ) -> Result<Status, SendError> {
         let mut spinner = Spinner::new(self.wait, &self.habit);
+        let mut patience = Patience::new(Some(transaction), deadline);
         loop {
             match self.look(transaction, out) {
                 Ok(Some(outcome)) => {
@@ -461,7 +467,9 @@ impl<P: Platform> ClientEnd<P> {
                     }
                 }
                 Step::Sleep => {
-                    self.sleep(Also::Nothing, deadline);
+                    if self.sleep(Also::Nothing, deadline, &mut patience) == Asked::Deadlock {
+                        return self.withdraw(transaction, Why::Deadlock, out);
+                    }
                     spinner.exhaust();
                     if deadline == NEVER {
                         if P::is_orphaned(&self.status) {
@@ -508,7 +516,8 @@ impl<P: Platform> ClientEnd<P> {
         self.wait(transaction, out, deadline)
     }
 
-    /// Gives a transaction up. If the server had taken it, waits a short grace for its answer.
+    /// Gives a transaction up. If the server had taken it, waits a short grace for its answer; not
+    /// where it waits in a circle, which nobody answers before somebody has given up.
     ///
     /// # Errors
     /// `NotDelivered` or `Interrupted` for `why`.
@@ -525,6 +534,7 @@ impl<P: Platform> ClientEnd<P> {
         self.flush();
         self.mark(transaction);
         let mut grace = 0;
+        let mut patience = Patience::new(Some(transaction), 0);
         let mut spinner = Spinner::new(
             if self.wait == Wait::Block { Wait::Block } else { Wait::Adaptive },
             &self.habit,
@@ -543,7 +553,7 @@ impl<P: Platform> ClientEnd<P> {
                 return Err(Self::not_delivered(why));
             }
             let now = P::now();
-            if grace == 0 {
+            if grace == 0 && why != Why::Deadlock {
                 grace = now.saturating_add(GRACE_NS);
             } else if now >= grace {
                 self.flight.abandon(transaction);
@@ -553,7 +563,8 @@ impl<P: Platform> ClientEnd<P> {
                 return self.ended(transaction, ended, out);
             }
             if spinner.step(&mut self.habit, &self.ours, &self.theirs) == Step::Sleep {
-                self.sleep(Also::Nothing, grace);
+                patience.waiting.deadline_ns = grace;
+                self.sleep(Also::Nothing, grace, &mut patience);
                 spinner.exhaust();
             }
         }
@@ -681,8 +692,9 @@ impl<P: Platform> ClientEnd<P> {
     }
 
     /// (S1–S5) Sleeps until there is a reply, the connection's end, what `also` says, or `deadline`.
-    /// May return without cause.
-    fn sleep(&mut self, also: Also, deadline: u64) {
+    /// May return without cause. Instead of the sleep that is due to it, asks whether the wait is one
+    /// of a circle, and sleeps on if it is not.
+    fn sleep(&mut self, also: Also, deadline: u64, patience: &mut Patience) -> Asked {
         // ORDERING: Relaxed; the futex compares it again, under its own order.
         let doorbell = self.theirs.doorbell().load(Relaxed);
         self.sleeper.lie_down(&self.ours, matches!(also, Also::Room { .. }));
@@ -695,19 +707,31 @@ impl<P: Platform> ClientEnd<P> {
                 Also::Notifications => !self.acknowledger.is_pending(&self.theirs),
                 Also::Room { length, area } => matches!(self.has_room(length, area), Ok(false)),
             };
+        let mut asked = Asked::Nothing;
         if nothing {
-            let _published = P::waiting(&self.status);
-            let words = [(self.theirs.doorbell(), doorbell), (self.status.as_ref(), 0)];
-            let until =
-                if deadline == NEVER { P::now().saturating_add(PATROL_NS) } else { deadline };
-            let slept = Slept::begin::<P>(&self.habit);
-            P::wait(&words, Some(until));
-            slept.end::<P>(&mut self.habit);
-            self.counts.sleeps += 1;
-            self.learner.woken::<P>(self.theirs.rang_at());
-            self.counters.slept(self.habit.budget_ns(self.wait));
+            let now = P::now();
+            let ask = patience.before_sleep(now, || P::is_waited_for(&self.status));
+            let transaction = patience.waiting.transaction;
+            patience.waiting.taken = transaction.is_some_and(|it| self.theirs.taken() > it);
+            let _published = P::waiting(&self.status, &patience.waiting);
+            if let Some(transaction) = transaction.filter(|_| ask) {
+                asked = P::ask(&self.status, transaction);
+                patience.asked(P::now(), asked);
+            }
+            if asked != Asked::Deadlock {
+                let words = [(self.theirs.doorbell(), doorbell), (self.status.as_ref(), 0)];
+                let until =
+                    if deadline == NEVER { now.saturating_add(PATROL_NS) } else { deadline };
+                let slept = Slept::begin::<P>(&self.habit);
+                P::wait(&words, Some(patience.sleeps_until(until)));
+                slept.end::<P>(&mut self.habit);
+                self.counts.sleeps += 1;
+                self.learner.woken::<P>(self.theirs.rang_at());
+                self.counters.slept(self.habit.budget_ns(self.wait));
+            }
         }
         self.sleeper.get_up(&self.ours);
+        asked
     }
 
     /// Takes the notification bits that are pending, 0 if none are.
@@ -722,6 +746,7 @@ impl<P: Platform> ClientEnd<P> {
     pub fn wait_notifications(&mut self, deadline: u64) -> Result<u64, SendError> {
         self.flush();
         let mut spinner = Spinner::new(self.wait, &self.habit);
+        let mut patience = Patience::new(None, deadline);
         loop {
             let bits = self.take_notifications();
             if bits != 0 {
@@ -738,7 +763,7 @@ impl<P: Platform> ClientEnd<P> {
                         .map_err(|fault| self.broken(fault, Self::not_delivered(Why::Protocol)))?
                     {
                     }
-                    self.sleep(Also::Notifications, deadline);
+                    self.sleep(Also::Notifications, deadline, &mut patience);
                     spinner.exhaust();
                     if deadline == NEVER {
                         if P::is_orphaned(&self.status) {

@@ -1,8 +1,8 @@
 //! Counters: what each end of a connection, and each thread that receives, says of itself in its
 //! task's page, for whoever holds INSPECT.
 //!
-//! *Words.* The head of a page is 4096 bytes: the task's own words (`TaskWords`), 63 wait records
-//! ([`page`](crate::page)), 47 thread records (`ThreadWords`). Behind it lie connection
+//! *Words.* The head of a page is 4096 bytes: the task's own words (`TaskWords`), 42 wait records
+//! ([`page`](crate::page)), 42 thread records (`ThreadWords`). Behind it lie connection
 //! records (`ConnectionWords`), 512 bytes each, which take memory where they are used.
 //! Every word is written by one task. Within it, every word of a record is written by one thread at
 //! a time: the first lines of a server's record by the thread that receives, the others under the
@@ -38,6 +38,7 @@ use crate::platform::Platform;
 use crate::segment::{prefetch, prefetch_write};
 use crate::status::monotonic_ns;
 use crate::wait::learned_wake_ns;
+use crate::waits::{self, Receiving};
 use core::cell::Cell;
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use core::sync::atomic::{AtomicU64, fence};
@@ -54,9 +55,9 @@ pub const RECORD_BYTES: usize = 512;
 /// Connection records of a page: one for each end that a task can have.
 pub const RECORDS_MAX: usize = STATUS_WORDS as usize;
 /// Where thread records begin, in bytes.
-pub const THREADS_OFFSET: usize = 1088;
+pub const THREADS_OFFSET: usize = 1408;
 /// Thread records of a page.
-pub const THREADS_MAX: usize = 47;
+pub const THREADS_MAX: usize = 42;
 /// Of so many transactions that follow each other closely the time of one is taken, on average.
 pub const SAMPLE_MEAN: u32 = 64;
 /// Transactions that are at least this far apart, in ns, are all timed.
@@ -73,13 +74,26 @@ pub(crate) struct TaskWords {
     used: AtomicU64,
     /// What a wake-up costs, as its threads have learned, in ns.
     wake_ns: AtomicU64,
-    _unused: [AtomicU64; 6],
+    /// Threads of its server.
+    receivers: AtomicU64,
+    _unused: [AtomicU64; 5],
 }
 
 impl TaskWords {
     pub(crate) fn set_used(&self, used: u32) {
         // ORDERING: Relaxed; a reader that sees it late misses a record for a moment.
         self.used.store(used.into(), Relaxed);
+    }
+
+    pub(crate) fn set_receivers(&self, receivers: u32) {
+        // ORDERING: Relaxed; a claim, which whoever decides anything by it looks at twice.
+        self.receivers.store(receivers.into(), Relaxed);
+    }
+
+    /// What it says of the threads of its server.
+    pub(crate) fn receivers(&self) -> u32 {
+        // ORDERING: Relaxed; as in `set_receivers`.
+        u32::try_from(self.receivers.load(Relaxed)).unwrap_or(u32::MAX)
     }
 }
 
@@ -95,8 +109,24 @@ pub(crate) struct ThreadWords {
     budget_ns: AtomicU64,
     looks: AtomicU64,
     sleeps: AtomicU64,
-    wake_ns: AtomicU64,
+    /// What it was given to handle last ([`waits`](crate::waits)), 0 if it has found nothing to do.
+    pub(crate) handles: AtomicU64,
     since_ns: AtomicU64,
+}
+
+impl ThreadWords {
+    /// Whether the record is that of its user number `incarnation`.
+    pub(crate) fn is_used_by(&self, incarnation: u64) -> bool {
+        // ORDERING: Relaxed; asked by the user's own thread.
+        self.key.load(Relaxed) == incarnation
+    }
+
+    /// What the thread claims of itself; `None` if the record is free.
+    pub(crate) fn receiving(&self) -> Option<Receiving> {
+        // ORDERING: Relaxed; claims, each for itself.
+        let receiving = Receiving::new(self.thread.load(Relaxed), self.handles.load(Relaxed));
+        (self.key.load(Relaxed) != 0).then_some(receiving)
+    }
 }
 
 /// One end of a connection: a cache line each for who it is, for requests and for replies, then the
@@ -513,18 +543,21 @@ fn note_time(record: &Record, ns: u64) {
     }
 }
 
-/// What a thread counts that waits for many connections.
+/// What a thread counts that waits for many connections, and what it says of its work.
 #[derive(Debug, Default)]
 pub struct ThreadCounters {
-    record: Option<RecordPlace<ThreadWords>>,
+    record: Option<Arc<RecordPlace<ThreadWords>>>,
+    /// The page, if the thread is counted there.
+    page: Option<Arc<PageWriter>>,
 }
 
 impl ThreadCounters {
-    /// Ones that count in a thread record of `page`, or nothing if it has none left. Made by any
-    /// thread; whose they are shows when it first counts.
+    /// Those of one more thread of a task's server, in a thread record of `page`; if it has none left,
+    /// the thread is counted and nothing is said of it. Made by any thread; whose they are is said by
+    /// [`ThreadCounters::here`].
     #[must_use]
     pub fn new(page: &Arc<PageWriter>) -> Self {
-        let record = page.claim_thread();
+        let record = page.claim_thread().map(Arc::new);
         if let Some(record) = &record {
             let words = record.words();
             // (R1, R2) ORDERING: Relaxed; `key` is released after them.
@@ -532,12 +565,30 @@ impl ThreadCounters {
                 word.store(0, Relaxed);
             }
             words.sleeps.store(0, Relaxed);
-            words.wake_ns.store(learned_wake_ns(), Relaxed);
+            words.handles.store(0, Relaxed);
             words.since_ns.store(monotonic_ns(), Relaxed);
             // (R3) ORDERING(record): Release; as in `Record::new`.
             words.key.store(record.incarnation, Release);
         }
-        Self { record }
+        Self { record, page: Some(Arc::clone(page)) }
+    }
+
+    /// The calling thread is the one.
+    pub fn here(&self) {
+        if let Some(record) = &self.record {
+            // ORDERING: Relaxed; as in `add`.
+            record.words().thread.store(u64::from(waits::own_thread()), Relaxed);
+            waits::receives(record);
+        }
+    }
+
+    /// It hands a message to its handler: one of [`Port::handled`](crate::server::Port::handled).
+    #[inline]
+    pub fn handles(&self, handled: u64) {
+        if let Some(record) = &self.record {
+            // ORDERING: Relaxed; a claim, which whoever decides anything by it looks at twice.
+            record.words().handles.store(handled, Relaxed);
+        }
     }
 
     /// It has looked round while it spins: at so many connections, of so many.
@@ -555,21 +606,19 @@ impl ThreadCounters {
             let words = record.words();
             add(&words.sleeps, 1);
             // ORDERING: Relaxed; as in `add`.
-            if words.thread.load(Relaxed) == 0 {
-                let thread = rustix::thread::gettid().as_raw_nonzero().get();
-                words.thread.store(u64::from(thread.unsigned_abs()), Relaxed);
+            if words.thread.load(Relaxed) != u64::from(waits::own_thread()) {
+                self.here();
             }
             Self::round(words, 0, connections);
             words.budget_ns.store(budget_ns, Relaxed);
-            let wake_ns = learned_wake_ns();
-            words.wake_ns.store(wake_ns, Relaxed);
-            record.place().0.task_words().wake_ns.store(wake_ns, Relaxed);
+            record.place().0.task_words().wake_ns.store(learned_wake_ns(), Relaxed);
         }
     }
 
     fn round(words: &ThreadWords, polled: usize, connections: usize) {
         // ORDERING: Relaxed; as in `add`.
         words.connections.store(connections as u64 | (polled as u64) << 32, Relaxed);
+        words.handles.store(0, Relaxed);
     }
 }
 
@@ -579,8 +628,9 @@ impl Drop for ThreadCounters {
             // (R4) ORDERING(record): Relaxed; as for a connection's record.
             record.words().key.store(0, Relaxed);
             fence(Release);
-            let (page, index) = record.place();
-            page.release_thread(index);
+        }
+        if let Some(page) = &self.page {
+            page.release_thread(self.record.as_ref().map(|record| record.place().1));
         }
     }
 }

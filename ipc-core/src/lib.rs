@@ -49,3 +49,4 @@ pub mod segment;
 pub mod server;
 pub mod status;
 pub mod wait;
+pub mod waits;

@@ -1,10 +1,11 @@
 //! The task page: what a task says of itself to the kernel and to whoever holds INSPECT.
 //!
 //! *Words.* A page is written by its task alone. Its first 4096 bytes, the head, are populated and
-//! mapped by the kernel: 63 records of whom a thread of the task waits for, from byte 64 on. What lies
-//! around and behind them is counted there ([`counters`](crate::counters)).
+//! mapped by the kernel: 42 records of whom a thread of the task waits for, from byte 64 on
+//! ([`waits`](crate::waits)). What lies around and behind them is counted there
+//! ([`counters`](crate::counters)).
 //!
-//! *Steps.* A wait is dated, then its key is stored; the key is 0 again when it is over.
+//! *Steps.* A wait is described, then its key is stored; the key is 0 again when it is over.
 //!
 //! *If the owner dies or lies here.* A task that dies leaves its records; they go with its page.
 //! What a page says is a claim: it is copied, bounded, and hurts only whom it is about, its writer.
@@ -21,11 +22,11 @@ use crate::counters::{
     CONNECTIONS_OFFSET, ConnectionWords, HEAD_BYTES, RECORD_BYTES, RECORDS_MAX, THREADS_MAX,
     THREADS_OFFSET, TaskWords, ThreadWords,
 };
-use crate::status::{Mapping, SEALS, Words, check_sealed, has_hole, monotonic_ns};
+use crate::status::{Mapping, SEALS, Words, check_sealed, has_hole};
+use crate::waits::{Claim, Claims, Receiving, Waiting, words_of};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use parking_lot::Mutex;
-use rendez_protocol::limit::STATUS_WORDS;
 use rustix::mm::ProtFlags;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -37,15 +38,15 @@ use std::sync::Arc;
 /// Only what is used has memory behind it.
 pub const PAGE_BYTES: usize = CONNECTIONS_OFFSET + RECORDS_MAX * RECORD_BYTES;
 /// Waits that a task page has room for.
-pub const WAITS_MAX: usize = 63;
+pub const WAITS_MAX: usize = 42;
 /// Where the first wait record begins, in bytes; before it the task's own counters lie.
 pub(crate) const WAITS_OFFSET: usize = 64;
-/// Bytes of a wait record: the key, the time.
-pub(crate) const WAIT_BYTES: usize = 16;
+/// Bytes of a wait record: the key, who waits, since when, until when.
+pub(crate) const WAIT_BYTES: usize = 32;
 
 const _: () = assert!(size_of::<TaskWords>() <= WAITS_OFFSET);
 const _: () = assert!(WAITS_OFFSET + WAITS_MAX * WAIT_BYTES <= THREADS_OFFSET);
-const _: () = assert!(PAGE_BYTES.is_multiple_of(4096));
+const _: () = assert!(PAGE_BYTES.is_multiple_of(4096) && WAITS_MAX <= 64 && THREADS_MAX <= 64);
 
 // SAFETY: an array of atomics, `repr(C)`.
 unsafe impl Words for TaskWords {}
@@ -79,6 +80,8 @@ struct Records {
     incarnations: u64,
     /// Thread records in use, one bit each.
     threads: u64,
+    /// Threads of servers, whether they have a record or not.
+    receivers: u32,
 }
 
 impl PageWriter {
@@ -147,13 +150,12 @@ impl PageWriter {
         Some(RecordPlace { words, page: Arc::clone(self), index, incarnation })
     }
 
-    /// A free thread record; `None` if all are in use or nothing is to be counted.
+    /// One more thread of a server: its record, `None` if all are in use. Those who want nothing
+    /// counted have one too, for it says what the thread handles.
     pub(crate) fn claim_thread(self: &Arc<Self>) -> Option<RecordPlace<ThreadWords>> {
-        // ORDERING: Relaxed; a switch by itself.
-        if !self.counting.load(Ordering::Relaxed) {
-            return None;
-        }
         let mut records = self.records.lock();
+        records.receivers += 1;
+        self.task_words().set_receivers(records.receivers);
         let index = records.threads.trailing_ones();
         if index as usize >= THREADS_MAX {
             return None;
@@ -170,14 +172,20 @@ impl PageWriter {
         self.records.lock().free.push(Reverse(index));
     }
 
-    pub(crate) fn release_thread(&self, index: u32) {
-        self.records.lock().threads &= !(1 << index);
+    /// One thread of a server less, with its record if it had one.
+    pub(crate) fn release_thread(&self, index: Option<u32>) {
+        let mut records = self.records.lock();
+        if let Some(index) = index {
+            records.threads &= !(1 << index);
+        }
+        records.receivers = records.receivers.saturating_sub(1);
+        self.task_words().set_receivers(records.receivers);
     }
 
     /// Says that the calling thread waits on the connection whose status word has this index,
     /// until the guard is dropped. Beyond [`WAITS_MAX`] waits at a time, nothing is said.
     #[must_use]
-    pub fn waiting(&self, status_index: u32) -> WaitGuard<'_> {
+    pub fn waiting(&self, status_index: u32, waiting: &Waiting) -> WaitGuard<'_> {
         // Acquire: whoever had the record has cleared it before; pairs with `WaitGuard::drop`.
         let before = self.claimed.fetch_update(Ordering::Acquire, Ordering::Relaxed, |claimed| {
             let free = claimed.trailing_ones() as usize;
@@ -185,11 +193,14 @@ impl PageWriter {
         });
         let place = before.ok().map(|claimed| claimed.trailing_ones() as usize);
         if let Some(place) = place {
-            let (key, since) = record(&self.mapping, place);
-            // Relaxed: dated before the key says that it counts.
-            since.store(monotonic_ns(), Ordering::Relaxed);
-            // ORDERING(wait): Release; the time before the key. Pairs with `PageReader::waits`.
-            key.store(u64::from(status_index) + 1, Ordering::Release);
+            let [key, rest @ ..] = record(&self.mapping, place);
+            let [key_word, rest_words @ ..] = words_of(status_index, waiting);
+            for (place, word) in rest.into_iter().zip(rest_words) {
+                // Relaxed: described before the key says that it counts.
+                place.store(word, Ordering::Relaxed);
+            }
+            // ORDERING(wait): Release; what it says before the key. Pairs with `PageReader::claims`.
+            key.store(key_word, Ordering::Release);
         }
         WaitGuard { page: self, place }
     }
@@ -206,17 +217,18 @@ impl Drop for WaitGuard<'_> {
     fn drop(&mut self) {
         if let Some(place) = self.place {
             // Relaxed: a reader that still sees the key has read a moment ago.
-            record(&self.page.mapping, place).0.store(0, Ordering::Relaxed);
+            let [key, ..] = record(&self.page.mapping, place);
+            key.store(0, Ordering::Relaxed);
             // Release: cleared before somebody else claims it; pairs with `PageWriter::waiting`.
             self.page.claimed.fetch_and(!(1 << place), Ordering::Release);
         }
     }
 }
 
-/// The key and the time of wait record `place`.
-fn record(mapping: &Mapping, place: usize) -> (&AtomicU64, &AtomicU64) {
+/// The words of wait record `place`.
+fn record(mapping: &Mapping, place: usize) -> [&AtomicU64; 4] {
     let offset = WAITS_OFFSET + place * WAIT_BYTES;
-    (mapping.long(offset), mapping.long(offset + 8))
+    [0, 8, 16, 24].map(|word| mapping.long(offset + word))
 }
 
 /// A record of a page, in use by whoever has this; see invariant 4.
@@ -254,15 +266,6 @@ pub struct PageReader {
     mapping: Mapping,
 }
 
-/// A wait, as a task claims it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Claim {
-    /// The index of the connection's word in the task's status segment.
-    pub status_index: u32,
-    /// Since when, in ns of `CLOCK_MONOTONIC`.
-    pub since_ns: u64,
-}
-
 impl PageReader {
     /// Maps the head of the page for reading. A descriptor that is only lent stays the caller's.
     ///
@@ -284,54 +287,99 @@ impl PageReader {
         Ok(Self { mapping })
     }
 
-    /// The waits that the task claims; those that make no sense are left out.
+    /// What the task claims of its threads; what makes no sense is left out.
     #[must_use]
-    pub fn waits(&self) -> Vec<Claim> {
-        (0..WAITS_MAX)
-            .filter_map(|place| {
-                let (key, since) = record(&self.mapping, place);
-                // Relaxed: on read-only memory Rust promises relaxed loads only.
-                let index = key.load(Ordering::Relaxed);
-                // ORDERING(wait): Acquire; pairs with `PageWriter::waiting`.
-                fence(Ordering::Acquire);
-                Claim::new(index, since.load(Ordering::Relaxed))
-            })
-            .collect()
-    }
-}
-
-impl Claim {
-    /// What a wait record says; `None` if it is free or makes no sense.
-    pub(crate) fn new(key: u64, since_ns: u64) -> Option<Self> {
-        let status_index = u32::try_from(key.checked_sub(1)?).ok()?;
-        (status_index < STATUS_WORDS).then_some(Self { status_index, since_ns })
+    pub fn claims(&self) -> Claims {
+        // Relaxed: on read-only memory Rust promises relaxed loads only.
+        let load = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        let waits = (0..WAITS_MAX).filter_map(|place| {
+            let [key, rest @ ..] = record(&self.mapping, place);
+            let key_word = load(key);
+            if key_word == 0 {
+                return None;
+            }
+            // ORDERING(wait): Acquire; pairs with `PageWriter::waiting`.
+            fence(Ordering::Acquire);
+            let [who, since, deadline] = rest.map(load);
+            // Another wait's by now: what was read may be half of each.
+            (load(key) == key_word).then(|| Claim::new([key_word, who, since, deadline])).flatten()
+        });
+        let receiving = (0..THREADS_MAX).filter_map(|place| {
+            let words = self.mapping.words(THREADS_OFFSET + place * size_of::<ThreadWords>());
+            // SAFETY: within our mapping, which lives as long as `self` (invariant 1), aligned, and
+            // nothing but atomics (invariant 3).
+            let words: &ThreadWords = unsafe { words.as_ref() };
+            words.receiving()
+        });
+        // SAFETY: as above.
+        let task: &TaskWords = unsafe { self.mapping.words(0).as_ref() };
+        Claims {
+            receivers: task.receivers(),
+            receiving: receiving.collect::<Vec<Receiving>>(),
+            waits: waits.collect(),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{PAGE_BYTES, PageReader, PageWriter, WAITS_MAX};
+    use crate::counters::{THREADS_MAX, ThreadCounters};
     use crate::status::{SEALS, memory_file};
+    use crate::waits::{Claims, Receiving, Waiting, own_thread};
     use std::os::fd::AsFd;
+    use std::sync::Arc;
+
+    fn pair() -> (Arc<PageWriter>, PageReader) {
+        let file = memory_file("test", PAGE_BYTES).unwrap();
+        let writer = PageWriter::map(file.try_clone().unwrap()).unwrap();
+        (Arc::new(writer), PageReader::map(file.as_fd()).unwrap())
+    }
 
     #[test]
     fn waits_are_claimed_and_taken_back() {
-        let file = memory_file("test", PAGE_BYTES).unwrap();
-        let writer = PageWriter::map(file.try_clone().unwrap()).unwrap();
-        let reader = PageReader::map(file.as_fd()).unwrap();
-        let first = writer.waiting(3);
-        let second = writer.waiting(4);
+        let (writer, reader) = pair();
+        let waiting = Waiting { transaction: Some(7), since_ns: 11, deadline_ns: 12, taken: false };
+        let first = writer.waiting(3, &waiting);
+        let second = writer.waiting(4, &Waiting { transaction: None, ..waiting });
         let indices = |reader: &PageReader| {
-            reader.waits().iter().map(|claim| claim.status_index).collect::<Vec<_>>()
+            reader.claims().waits.iter().map(|claim| claim.status_index).collect::<Vec<_>>()
         };
         assert_eq!(indices(&reader), [3, 4]);
-        assert!(reader.waits()[0].since_ns <= super::monotonic_ns());
+        let claim = reader.claims().waits[0];
+        assert_eq!((claim.transaction, claim.thread), (Some(7), own_thread()));
+        assert_eq!((claim.since_ns, claim.deadline_ns), (11, 12));
         drop(first);
         assert_eq!(indices(&reader), [4]);
-        let many: Vec<_> = (0..100).map(|index| writer.waiting(index)).collect();
-        assert_eq!(reader.waits().len(), WAITS_MAX);
+        let many: Vec<_> = (0..100).map(|index| writer.waiting(index, &waiting)).collect();
+        assert_eq!(reader.claims().waits.len(), WAITS_MAX);
         drop((many, second));
-        assert!(reader.waits().is_empty());
+        assert!(reader.claims().waits.is_empty());
+    }
+
+    #[test]
+    fn threads_that_receive_are_counted_and_say_what_they_handle() {
+        let (writer, reader) = pair();
+        let mut threads: Vec<_> =
+            (0..THREADS_MAX + 2).map(|_| ThreadCounters::new(&writer)).collect();
+        let claims = reader.claims();
+        assert_eq!(claims.receivers as usize, THREADS_MAX + 2, "the ones without a record too");
+        assert_eq!(claims.receiving.len(), THREADS_MAX);
+        assert_eq!(claims.receiving[0], Receiving { thread: 0, handles: None });
+        threads.truncate(1);
+        threads[0].here();
+        threads[0].handles(crate::waits::key(5, Some(9)));
+        let receiving = Receiving { thread: own_thread(), handles: Some((5, 9)) };
+        let one = Claims { receivers: 1, receiving: vec![receiving], waits: vec![] };
+        assert_eq!(reader.claims(), one);
+        assert!(crate::waits::is_receiver_of(&writer));
+        crate::waits::keeps(crate::waits::key(5, Some(8)));
+        assert_eq!(reader.claims(), one, "another transaction");
+        crate::waits::keeps(crate::waits::key(5, Some(9)));
+        assert_eq!(reader.claims().receiving[0].handles, None);
+        threads.clear();
+        assert!(!crate::waits::is_receiver_of(&writer));
+        assert_eq!(reader.claims(), Claims::default());
     }
 
     #[test]
@@ -340,7 +388,9 @@ mod tests {
         let rubbish = vec![0xff; PAGE_BYTES];
         assert_eq!(rustix::io::write(&file, &rubbish), Ok(PAGE_BYTES));
         let writer = PageWriter::map(file.try_clone().unwrap()).unwrap();
-        assert!(PageReader::map(file.as_fd()).unwrap().waits().is_empty());
+        let claims = PageReader::map(file.as_fd()).unwrap().claims();
+        assert!(claims.waits.is_empty());
+        assert!(claims.receiving.iter().all(|one| one.handles.is_none()));
         drop(writer);
     }
 

@@ -172,6 +172,13 @@ impl<E: End> Receiver<E> {
         self.counters = counters;
     }
 
+    /// What the thread counts, and says of its work.
+    #[must_use]
+    #[inline]
+    pub const fn counters(&self) -> &ThreadCounters {
+        &self.counters
+    }
+
     /// Changes how the thread waits.
     pub const fn set_wait(&mut self, wait: Wait) {
         self.wait = wait;

@@ -29,6 +29,7 @@ use crate::notification::{Acknowledger, Poster};
 use crate::platform::{Atomic, Host, Label, Lock, Platform};
 use crate::ring::{AHEAD, Buffer, Fault, Reader, Writer, plain};
 use crate::segment::prefetch_all;
+use crate::waits;
 use core::sync::atomic::Ordering::Relaxed;
 use rendez_protocol::limit::{LINE_BYTES, PRIORITY_MAX};
 use rendez_protocol::message::{Header, area_bytes, room_bytes};
@@ -90,6 +91,8 @@ pub struct Port<P: Platform> {
     theirs: Theirs<P>,
     outbox: P::Lock<Outbox<P>>,
     arenas: OnceLock<ServerArenas>,
+    /// Of the connection's status word.
+    index: u32,
 }
 
 impl<P: Platform> Port<P> {
@@ -105,6 +108,19 @@ impl<P: Platform> Port<P> {
     /// [lease descriptors](rendez_protocol::lease).
     pub fn reply_leased(&self, taken: &Taken, status: Status, payload: &[u8]) {
         self.reply_flagged(taken, Header::LEASED, status, payload);
+    }
+
+    /// What says in the task page that a thread handles this transaction: for
+    /// [`ThreadCounters::handles`](crate::counters::ThreadCounters::handles).
+    #[inline]
+    pub const fn handled(&self, transaction: u64) -> u64 {
+        waits::key(self.index, Some(transaction))
+    }
+
+    /// The calling thread keeps the right to answer this transaction beyond its handler.
+    #[cold]
+    pub fn keeps(&self, transaction: u64) {
+        waits::keeps(self.handled(transaction));
     }
 
     /// The connection's arenas.
@@ -193,7 +209,6 @@ impl<P: Platform> ServerEnd<P> {
             ceiling: PRIORITY_MAX,
             run: 0,
             counters: RequestCounters::default(),
-            status,
             port: Arc::new(Port {
                 outbox: P::Lock::new(Outbox {
                     writer: Writer::new(&ours),
@@ -205,7 +220,9 @@ impl<P: Platform> ServerEnd<P> {
                 ours,
                 theirs,
                 arenas: OnceLock::new(),
+                index: P::index(&status),
             }),
+            status,
         }
     }
 

@@ -20,7 +20,8 @@
 
 #![allow(unsafe_code)]
 
-pub use crate::page::{Claim, PAGE_BYTES, PageReader, PageWriter, WAITS_MAX, WaitGuard};
+pub use crate::page::{PAGE_BYTES, PageReader, PageWriter, WAITS_MAX, WaitGuard};
+pub use crate::waits::{Claim, Claims};
 
 use core::ffi::c_void;
 use core::ptr::NonNull;
@@ -222,6 +223,14 @@ impl StatusWriter {
         // (2)
         wake(place);
         self.bump();
+    }
+
+    /// Wakes who sleeps on the word at `index`, which stays as it is: whoever finds nothing there asks
+    /// the kernel again whether it waits in a circle. An `index` outside of the segment wakes nobody.
+    pub fn nudge(&self, index: u32) {
+        if index != 0 && index < STATUS_WORDS {
+            wake(self.mapping.word(index as usize * 4));
+        }
     }
 
     /// Adds one to word 0 and wakes who sleeps on it: an event was sent.

@@ -3,6 +3,7 @@
 //! The machine answers nothing directly: every answer, event, descriptor and status word is an
 //! effect, in the order in which it must happen. The shell performs them and decides nothing.
 
+use crate::waits::WaitId;
 use rendez_protocol::kernel::{Answer, Event, RegionKind};
 use rendez_protocol::{ArenaId, ConnectionId, ObjectId, SpareId, TaskId};
 use serde::{Deserialize, Serialize};
@@ -219,6 +220,24 @@ pub enum Effect {
         transaction: u64,
         /// What the machine knows.
         tasks: Vec<rendez_protocol::kernel::TaskInfo>,
+    },
+    /// Answer a `Waits`: with what these tasks say in their pages.
+    Waits {
+        /// Whom.
+        to: TaskId,
+        /// Which request.
+        transaction: u64,
+        /// Of whom.
+        tasks: Vec<TaskId>,
+        /// Whether there are more after these.
+        more: bool,
+    },
+    /// Answer a `LookForCircle`: by what the pages say.
+    LookForCircle {
+        /// Which request.
+        transaction: u64,
+        /// The wait, of the task that asks.
+        wait: WaitId,
     },
     /// The task is gone from the machine: close its socket (elsewhere: a last close can block),
     /// its pidfd, its segments, its spares.

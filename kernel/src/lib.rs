@@ -7,3 +7,4 @@ pub mod quota;
 pub mod recording;
 pub mod shell;
 mod system;
+pub mod waits;

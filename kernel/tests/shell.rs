@@ -9,6 +9,7 @@ mod system;
 use hold::Hold;
 use rendez_ipc_core::control::{Mode, send_frame};
 use rendez_ipc_core::segment::{OwnSegment, PeerSegment, SEALS};
+use rendez_ipc_core::waits::Waiting;
 use rendez_kernel::shell::socket_pair;
 use rendez_protocol::kernel::{
     Answer, Doorbell, Event, Fate, Give, Hello, KernelError, Limits, Request, Shape, frame,
@@ -327,7 +328,8 @@ fn waits_are_listed() {
     };
     assert!(waits(&mut server).is_empty());
     // However many of its threads wait there.
-    let guards = [client.page.waiting(index), client.page.waiting(index)];
+    let wait = Waiting { transaction: Some(0), since_ns: 1, deadline_ns: u64::MAX, taken: false };
+    let guards = [client.page.waiting(index, &wait), client.page.waiting(index, &wait)];
     let published = waits(&mut server);
     assert_eq!(published.len(), 1);
     assert_eq!((published[0].on, published[0].name.as_str()), (Some(server.id), "supervisor"));

@@ -13,6 +13,7 @@ use crate::quota::{Allotment, Holding};
 use crate::rights::Rights;
 use crate::status::Why;
 use crate::version::{Interface, PROTOCOL, Version};
+use crate::waits::{EndpointInfo, Held, Look, TaskWaits};
 use serde::{Deserialize, Serialize};
 
 /// The `code` of a frame's header.
@@ -499,6 +500,39 @@ pub enum Request {
         /// Whose page.
         task: TaskId,
     },
+    /// Look whether this task's wait for the answer to a transaction is one of a circle in which every
+    /// receiver waits. Of a connection whose client it is; the wait must be published in its page, and
+    /// its thread have looked for the answer just now. → [`Answer::Circle`]
+    LookForCircle {
+        /// Which connection.
+        connection: ConnectionId,
+        /// Which of its transactions.
+        transaction: u64,
+    },
+    /// What tasks say of their threads: whom they wait for, what they handle. In the order of their
+    /// numbers. Needs INSPECT on the kernel's own task. → [`Answer::Waits`]
+    Waits {
+        /// A capability to the kernel's task.
+        slot: Slot,
+        /// Those after this one; `None` for the first.
+        after: Option<TaskId>,
+    },
+    /// Which task holds which capabilities, in the order of tasks, then of slots. Needs INSPECT on the
+    /// kernel's own task. → [`Answer::Capabilities`]
+    Capabilities {
+        /// A capability to the kernel's task.
+        slot: Slot,
+        /// Those after this one; `None` for the first.
+        after: Option<(TaskId, Slot)>,
+    },
+    /// The endpoints that there are, in the order in which they were made, and who serves them. Needs
+    /// INSPECT on the kernel's own task. → [`Answer::Endpoints`]
+    Endpoints {
+        /// A capability to the kernel's task.
+        slot: Slot,
+        /// Those after this one; `None` for the first.
+        after: Option<ObjectId>,
+    },
     /// Who is let in at the front door, and what they are given: the first rule for a process's uid
     /// counts, and whoever has none is refused. Needs GRANT on the kernel's own task. Replaces what
     /// was said before. → [`Answer::Done`]
@@ -673,6 +707,29 @@ pub enum Answer {
     Tasks(Vec<TaskInfo>),
     /// A task's page. Descriptor: that page, sealed: nobody but the task writes it.
     Page,
+    /// Whether a wait is one of a circle.
+    Circle(Look),
+    /// What tasks say of their threads.
+    Waits {
+        /// Task by task.
+        tasks: Vec<TaskWaits>,
+        /// Whether there are more after these.
+        more: bool,
+    },
+    /// Who holds what.
+    Capabilities {
+        /// One by one.
+        held: Vec<Held>,
+        /// Whether there are more after these.
+        more: bool,
+    },
+    /// The endpoints that there are.
+    Endpoints {
+        /// One by one.
+        endpoints: Vec<EndpointInfo>,
+        /// Whether there are more after these.
+        more: bool,
+    },
     /// It could not be done.
     Error(KernelError),
     /// A spare is being made. Descriptor: it (map for writing, populate, seal, close, then
@@ -907,6 +964,8 @@ pub struct Waiting {
     pub name: String,
     /// Since when, in ms.
     pub for_ms: u64,
+    /// How much longer at most, in ms; `None` for no end.
+    pub left_ms: Option<u64>,
 }
 
 /// Why the kernel did not do what was asked. Each names what was wrong.

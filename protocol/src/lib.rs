@@ -8,6 +8,7 @@
 //! - [`name`], [`mod@file`], [`signal`], [`supervisor`]: the interfaces of the standard servers.
 //! - [`mod@encode`]: postcard, with a bound on everything that is decoded.
 //! - [`limit`]: every limit of the wire, in one place.
+//! - [`waits`]: who waits for whom, who may connect where.
 //! - [`version`]: versions and how two sides agree on one.
 
 #![forbid(unsafe_code)]
@@ -26,6 +27,7 @@ pub mod signal;
 pub mod status;
 pub mod supervisor;
 pub mod version;
+pub mod waits;
 
 pub use encode::{DecodeError, decode, encode};
 pub use id::{ArenaId, ConnectionId, ObjectId, Slot, SpareId, TaskId, Ticket};

@@ -80,7 +80,7 @@ pub enum Why {
     Revoked,
     /// The server let go of it unanswered.
     Dropped,
-    /// Everybody in a circle waits for everybody else. Nobody looks for that yet.
+    /// It was one of a circle of waits, in which every receiver waits for another one.
     Deadlock,
     /// A right is missing.
     Denied,

@@ -23,6 +23,7 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -214,7 +215,7 @@ pub(crate) struct RawTask {
     pub(crate) own: Received,
     pub(crate) given: Vec<Given>,
     pub(crate) status: StatusReader,
-    _page: PageWriter,
+    pub(crate) page: Arc<PageWriter>,
     transaction: u64,
     events: VecDeque<(Event, Vec<OwnedFd>)>,
 }
@@ -282,7 +283,7 @@ impl RawTask {
             own,
             given,
             status: StatusReader::map(status).unwrap(),
-            _page: PageWriter::map(page).unwrap(),
+            page: Arc::new(PageWriter::map(page).unwrap()),
             transaction: 1,
             events: VecDeque::new(),
         };

@@ -29,6 +29,8 @@ struct Wait<'a> {
     on: Option<String>,
     name: &'a str,
     for_ms: u64,
+    /// How much longer at most; `null` for no end.
+    left_ms: Option<u64>,
 }
 
 /// Lists the tasks.
@@ -59,7 +61,12 @@ fn row(info: &TaskInfo, own: TaskId) -> Row<'_> {
         waits: info
             .waits
             .iter()
-            .map(|Waiting { on, name, for_ms }| Wait { on: on.map(number), name, for_ms: *for_ms })
+            .map(|Waiting { on, name, for_ms, left_ms }| Wait {
+                on: on.map(number),
+                name,
+                for_ms: *for_ms,
+                left_ms: *left_ms,
+            })
             .collect(),
         own: info.id == own,
     }
@@ -73,7 +80,11 @@ fn line(row: &Row<'_>) -> Vec<String> {
         .iter()
         .map(|wait| {
             let name = if wait.name.is_empty() { "?".into() } else { printable(wait.name) };
-            format!("{name} for {}", duration(wait.for_ms))
+            let left = match wait.left_ms {
+                Some(left) => format!("{} left", duration(left)),
+                None => "no deadline".into(),
+            };
+            format!("{name} for {} ({left})", duration(wait.for_ms))
         })
         .collect();
     vec![
@@ -89,11 +100,11 @@ fn line(row: &Row<'_>) -> Vec<String> {
     ]
 }
 
-fn number(id: TaskId) -> String {
+pub(super) fn number(id: TaskId) -> String {
     format!("{}.{}", id.index, id.generation)
 }
 
-fn duration(ms: u64) -> String {
+pub(super) fn duration(ms: u64) -> String {
     match ms {
         0..1_000 => format!("{ms} ms"),
         1_000..60_000 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),

@@ -6,6 +6,7 @@ use crate::flight::Entry;
 use crate::platform::Platform;
 use crate::ring::{Buffer, Fault};
 use crate::wait::{Spinner, Step};
+use crate::waits::Patience;
 use rendez_protocol::message::Header;
 use rendez_protocol::status::Why;
 
@@ -52,6 +53,8 @@ impl<P: Platform> ClientEnd<P> {
     pub fn wait_for_reply(&mut self, deadline: u64) -> Result<bool, SendError> {
         self.flush();
         let mut spinner = Spinner::new(self.wait, &self.habit);
+        // For any of several: no circle is looked for.
+        let mut patience = Patience::new(None, deadline);
         loop {
             if self.take_in()? {
                 return Ok(true);
@@ -61,7 +64,7 @@ impl<P: Platform> ClientEnd<P> {
                 Step::Look(now) if now < deadline => {}
                 Step::Look(_) => return Ok(false),
                 Step::Sleep => {
-                    self.sleep(Also::Nothing, deadline);
+                    self.sleep(Also::Nothing, deadline, &mut patience);
                     spinner.exhaust();
                     if deadline == NEVER {
                         if P::is_orphaned(&self.status) {

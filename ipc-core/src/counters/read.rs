@@ -4,8 +4,9 @@ use super::{
     CLIENT, CONNECTIONS_OFFSET, ConnectionWords, HEAD_BYTES, Histogram, Identity, RECORD_BYTES,
     RECORDS_MAX, SERVER, Side, THREADS_MAX, THREADS_OFFSET, ThreadWords,
 };
-use crate::page::{Claim, PAGE_BYTES, WAIT_BYTES, WAITS_MAX, WAITS_OFFSET};
+use crate::page::{PAGE_BYTES, WAIT_BYTES, WAITS_MAX, WAITS_OFFSET};
 use crate::status::check_sealed;
+use crate::waits::{Claim, Receiving};
 use rendez_protocol::limit::STATUS_WORDS;
 use rendez_protocol::{ConnectionId, TaskId};
 use std::io;
@@ -51,7 +52,7 @@ pub struct ConnectionCounts {
 pub struct ThreadCounts {
     /// Which use of the record it is.
     pub key: u64,
-    /// The thread, as Linux numbers it; 0 if it has never slept.
+    /// The thread, as Linux numbers it; 0 if it has not begun.
     pub thread: u32,
     /// Connections that it waits for.
     pub connections: u64,
@@ -61,8 +62,9 @@ pub struct ThreadCounts {
     pub looks: u64,
     /// Times that it slept.
     pub sleeps: u64,
-    /// What a wake-up costs, as it has learned, in ns.
-    pub wake_ns: u64,
+    /// The message that it was given last, by the index of its connection's status word and its
+    /// transaction, until it has found nothing more to do.
+    pub handles: Option<(u32, u64)>,
     /// For how long it spins before it sleeps, as of its last sleep, in ns, `u64::MAX` for ever.
     pub budget_ns: u64,
     /// Since when it counts, in ns of `CLOCK_MONOTONIC`.
@@ -76,6 +78,8 @@ pub struct Head {
     pub records: usize,
     /// What a wake-up costs, as the task has learned, in ns; 0 if it never slept.
     pub wake_ns: u64,
+    /// How many threads its server has, those without a record too.
+    pub receivers: u32,
     /// Whom its threads wait for.
     pub waits: Vec<Claim>,
     /// Threads that wait for many.
@@ -125,7 +129,7 @@ impl PageFile {
         self.copy(0, &mut bytes)?;
         let waits = (0..WAITS_MAX).filter_map(|place| {
             let offset = WAITS_OFFSET + place * WAIT_BYTES;
-            Claim::new(word(&bytes, offset), word(&bytes, offset + 8))
+            Claim::new([0, 8, 16, 24].map(|at| word(&bytes, offset + at)))
         });
         let threads = (0..THREADS_MAX).filter_map(|place| {
             thread(&bytes[THREADS_OFFSET + place * size_of::<ThreadWords>()..])
@@ -133,6 +137,7 @@ impl PageFile {
         Ok(Head {
             records: usize::try_from(word(&bytes, 0)).map_or(RECORDS_MAX, |n| n.min(RECORDS_MAX)),
             wake_ns: word(&bytes, 8),
+            receivers: u32::try_from(word(&bytes, 16)).unwrap_or(u32::MAX),
             waits: waits.collect(),
             threads: threads.collect(),
         })
@@ -188,7 +193,7 @@ fn thread(record: &[u8]) -> Option<ThreadCounts> {
         budget_ns: word(record, offset_of!(ThreadWords, budget_ns)),
         looks: word(record, offset_of!(ThreadWords, looks)),
         sleeps: word(record, offset_of!(ThreadWords, sleeps)),
-        wake_ns: word(record, offset_of!(ThreadWords, wake_ns)),
+        handles: Receiving::new(0, word(record, offset_of!(ThreadWords, handles))).handles,
         since_ns: word(record, offset_of!(ThreadWords, since_ns)),
     })
 }

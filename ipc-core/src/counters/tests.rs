@@ -5,6 +5,7 @@ use super::{
 };
 use crate::platform::Host;
 use crate::status::{PAGE_BYTES, PageWriter, memory_file};
+use crate::waits::Waiting;
 use rendez_protocol::{ConnectionId, TaskId};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -224,16 +225,18 @@ fn threads_say_how_they_wait() {
     let own = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
     assert_eq!((thread.thread, thread.looks, thread.sleeps), (own, 1, 1));
     assert_eq!((thread.polled, thread.connections, thread.budget_ns), (0, 11, 78));
-    assert!(thread.wake_ns > 0 && head.wake_ns == thread.wake_ns);
+    assert!(head.wake_ns > 0 && head.receivers == 1);
 }
 
 #[test]
 fn waits_are_read_with_the_rest() {
     let (writer, file, _) = page();
-    let waiting = writer.waiting(17);
+    let waiting = Waiting { transaction: Some(3), since_ns: 1, deadline_ns: u64::MAX, taken: true };
+    let waiting = writer.waiting(17, &waiting);
     let waits = file.head().unwrap().waits;
     assert_eq!(waits.len(), 1);
-    assert_eq!(waits[0].status_index, 17);
+    assert_eq!((waits[0].status_index, waits[0].transaction), (17, Some(3)));
+    assert!(waits[0].taken && waits[0].deadline_ns == 0);
     drop(waiting);
     assert!(file.head().unwrap().waits.is_empty());
 }

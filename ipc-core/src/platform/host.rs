@@ -3,6 +3,7 @@
 use super::{Atomic, BODY_BYTES, Bell as BellTrait, Body, Label, Lock, Platform};
 use crate::segment::{Bytes, Mapping};
 use crate::status::{PageWriter, StatusReader};
+use crate::waits::{self, Asked, Inquirer, Waiting};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use rendez_protocol::limit::INLINE_BYTES;
 use rendez_protocol::message::Header;
@@ -141,6 +142,7 @@ pub struct HostStatus {
     page: Arc<PageWriter>,
     kernel: Arc<OwnedFd>,
     index: u32,
+    inquirer: Option<Arc<dyn Inquirer>>,
 }
 
 impl HostStatus {
@@ -158,7 +160,14 @@ impl HostStatus {
             page,
             kernel,
             index,
+            inquirer: None,
         })
+    }
+
+    /// The same, of which a client that waits too long asks `inquirer` whether it waits in a circle.
+    #[must_use]
+    pub fn with_inquirer(self, inquirer: Arc<dyn Inquirer>) -> Self {
+        Self { inquirer: Some(inquirer), ..self }
     }
 }
 
@@ -236,8 +245,20 @@ impl Platform for Host {
         poll(&mut polled, Some(&now)).is_ok() && polled[0].revents().contains(PollFlags::HUP)
     }
 
-    fn waiting(status: &HostStatus) -> impl Sized + '_ {
-        status.page.waiting(status.index)
+    fn waiting<'a>(status: &'a HostStatus, waiting: &Waiting) -> impl Sized + 'a {
+        status.page.waiting(status.index, waiting)
+    }
+
+    fn is_waited_for(status: &HostStatus) -> bool {
+        status.inquirer.is_some() && waits::is_receiver_of(&status.page)
+    }
+
+    fn ask(status: &HostStatus, transaction: u64) -> Asked {
+        status.inquirer.as_ref().map_or(Asked::Nothing, |inquirer| inquirer.ask(transaction))
+    }
+
+    fn index(status: &HostStatus) -> u32 {
+        status.index
     }
 
     fn wake(word: &AtomicU32) {

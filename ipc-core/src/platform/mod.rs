@@ -14,6 +14,7 @@ pub(crate) mod model;
 pub use host::{Bell as HostBell, Host, HostStatus};
 
 use crate::layout::{Head, Line};
+use crate::waits::{Asked, Waiting};
 use core::fmt::Debug;
 use core::sync::atomic::Ordering;
 use rendez_protocol::limit::INLINE_BYTES;
@@ -161,7 +162,22 @@ pub trait Platform: Sized + Debug + 'static {
     }
 
     /// Says, for as long as the answer lives, that this thread waits on the connection of `status`.
-    fn waiting(_status: &Self::Status) -> impl Sized + '_ {}
+    fn waiting<'a>(_status: &'a Self::Status, _waiting: &Waiting) -> impl Sized + 'a {}
+
+    /// Whether anybody can wait for the calling thread, so that its own wait can be one of a circle.
+    fn is_waited_for(_status: &Self::Status) -> bool {
+        false
+    }
+
+    /// Whether the published wait of the calling thread for `transaction` is one of a circle.
+    fn ask(_status: &Self::Status, _transaction: u64) -> Asked {
+        Asked::Nothing
+    }
+
+    /// The index of the connection's status word, by which the task page names it.
+    fn index(_status: &Self::Status) -> u32 {
+        0
+    }
 
     /// Wakes all who wait for `word`.
     fn wake(word: &Self::U32);

@@ -355,9 +355,9 @@ impl Machine {
                 let node = self.tree.get(end.node).map(|node| node.holder);
                 assert_eq!(node, Some(Holder::End(id, side)));
                 let other = connection.end(side.other()).task;
-                let found = task.is_none().then_some((id, other));
+                let found = task.is_none().then_some((id, side, other));
                 let found = found.or_else(|| self.connection_at(end.task, end.index));
-                assert_eq!(found, Some((id, other)));
+                assert_eq!(found, Some((id, side, other)));
             }
             let waits = match connection.phase {
                 Phase::ClientMaps | Phase::Open => None,

@@ -23,6 +23,7 @@
 //! | `words` | the words of a task's status segment |
 //! | `ticket` | capabilities in escrow, on their way over a connection |
 //! | `watch` | who is told of whose death |
+//! | `graph` | who waits, who holds what, who serves what: a page at a time |
 //! | `front_door` | what those are given who were not started by anybody here |
 //! | `work` | what is done in portions, between two requests of others |
 //! | `table` | ids with generations |
@@ -77,6 +78,7 @@ mod connection;
 mod death;
 mod endpoint;
 mod front_door;
+mod graph;
 mod handshake;
 mod hold;
 mod notification;
@@ -394,14 +396,6 @@ impl Machine {
         self.tasks.iter().map(|(id, _)| id).filter(|id| *id != TaskId::KERNEL)
     }
 
-    /// The connection whose word in `task`'s status segment has index `status_index`, and the task
-    /// at its other end. `None` if nothing has that index now.
-    #[must_use]
-    pub fn connection_at(&self, task: TaskId, status_index: u32) -> Option<(ConnectionId, TaskId)> {
-        let (id, side) = *self.tasks.get(task)?.connections.get(&status_index)?;
-        Some((id, self.connections.get(id)?.end(side.other()).task))
-    }
-
     fn dispatch(&mut self, who: TaskId, transaction: u64, request: Request) -> Reply {
         let Some(task) = self.tasks.get(who) else { return Ok(None) };
         if let Request::Cancel { transaction } = request {
@@ -448,6 +442,12 @@ impl Machine {
             Request::Kill { slot, signal } => self.kill(who, transaction, slot, signal),
             Request::List { slot } => self.list(who, transaction, slot),
             Request::Page { slot, task } => self.page(who, transaction, slot, task),
+            Request::LookForCircle { connection, transaction: wait } => {
+                self.look_for_circle(who, transaction, connection, wait)
+            }
+            Request::Waits { slot, after } => self.waits(who, transaction, slot, after),
+            Request::Capabilities { slot, after } => self.capabilities(who, slot, after),
+            Request::Endpoints { slot, after } => self.list_endpoints(who, slot, after),
             Request::FrontDoor { slot, rules } => self.set_front_door(who, slot, &rules),
             Request::Attach { connection, requests, replies } => {
                 self.attach(who, transaction, connection, requests, replies)

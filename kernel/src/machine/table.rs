@@ -104,6 +104,12 @@ impl<I: Id, T> Table<I, T> {
         self.entries.iter().map(|(key, entry)| (self.id(key), entry))
     }
 
+    /// All entries from this place on.
+    pub(super) fn iter_from(&self, index: u32) -> impl Iterator<Item = (I, &T)> {
+        (index as usize..self.generations.len())
+            .filter_map(|key| Some((self.id(key), self.entries.get(key)?)))
+    }
+
     /// How many entries there are.
     pub(super) fn len(&self) -> usize {
         self.entries.len()

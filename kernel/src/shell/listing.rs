@@ -1,4 +1,4 @@
-//! The list of all tasks, with whom each says it waits for.
+//! The list of all tasks, with whom each says it waits for ([`waits`](super::waits)).
 //!
 //! What a task says of its waits is its own claim, and its name its own choice. So that nobody can
 //! keep the others off the list by saying much, both are shortened as far as it takes for the whole
@@ -6,9 +6,8 @@
 
 use super::Shell;
 use rendez_ipc_core::control::FRAME_PAYLOAD_BYTES_MAX;
-use rendez_ipc_core::status::{PageReader, monotonic_ns};
 use rendez_protocol::encode;
-use rendez_protocol::kernel::{Answer, TaskInfo, Waiting};
+use rendez_protocol::kernel::{Answer, TaskInfo};
 
 /// How much is said of each task, from the first to the last resort: waits, bytes of a name.
 const DETAILS: [(usize, usize); 3] = [(8, usize::MAX), (2, 16), (0, 16)];
@@ -21,30 +20,6 @@ impl Shell {
             task.waits = self.waits(task);
         }
         fitting(tasks)
-    }
-
-    /// Whom a task says it waits for: each once, since the longest time, the longest first.
-    fn waits(&mut self, task: &TaskInfo) -> Vec<Waiting> {
-        let now_ns = monotonic_ns();
-        let claims = self
-            .peer(task.id)
-            .and_then(|(_, peer)| peer.page.as_ref())
-            .map(PageReader::waits)
-            .unwrap_or_default();
-        let mut waits: Vec<Waiting> = Vec::new();
-        for claim in claims {
-            let on = self.machine.connection_at(task.id, claim.status_index);
-            let on = on.map(|(_, other)| other);
-            let for_ms = now_ns.saturating_sub(claim.since_ns) / 1_000_000;
-            if let Some(same) = waits.iter_mut().find(|wait| wait.on == on) {
-                same.for_ms = same.for_ms.max(for_ms);
-            } else {
-                let name = on.and_then(|on| self.machine.name(on)).unwrap_or_default().into();
-                waits.push(Waiting { on, name, for_ms });
-            }
-        }
-        waits.sort_by_key(|wait| core::cmp::Reverse(wait.for_ms));
-        waits
     }
 }
 
@@ -84,7 +59,8 @@ mod tests {
     /// A task that says as much of itself as it can.
     fn loud(index: u32) -> TaskInfo {
         let on = Some(TaskId { index: u32::MAX, generation: u32::MAX });
-        let waiting = Waiting { on, name: "w".repeat(64), for_ms: u64::MAX };
+        let waiting =
+            Waiting { on, name: "w".repeat(64), for_ms: u64::MAX, left_ms: Some(u64::MAX) };
         TaskInfo {
             id: TaskId { index, generation: 0 },
             name: "n".repeat(64),

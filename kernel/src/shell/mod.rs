@@ -23,7 +23,8 @@
 //! | here | setting up, the loop, requests on their way to the machine |
 //! | `arrival` | how a process becomes a task |
 //! | `perform` | effects: from the machine to the world |
-//! | `listing` | the list of all tasks, and what they say of themselves |
+//! | `listing` | the list of all tasks |
+//! | `waits` | what they say of whom they wait for |
 //! | `peer` | one kernel socket, and what waits to be sent over it |
 //! | `segments`, `regions` | the descriptors of connections and arenas; of regions |
 //! | `timers` | alarms that the machine has asked for |
@@ -47,12 +48,14 @@ mod regions;
 mod sandbox;
 mod segments;
 mod timers;
+mod waits;
 
 use crate::effect::Effect;
 use crate::input::{Input, Outcome};
 use crate::machine::Machine;
 use crate::quota::Quotas;
 use crate::system::{self, Packet};
+use crate::waits::Suspicions;
 use closer::Closers;
 use peer::{Origin, Peer};
 pub use recorder::Record;
@@ -288,6 +291,7 @@ struct Shell {
     /// Linux had no descriptor left for another process at the front door.
     door_paused: bool,
     timers: Timers,
+    suspicions: Suspicions,
     buffer: Vec<u8>,
     uid: u32,
     look_always: bool,
@@ -347,6 +351,7 @@ impl Shell {
             again: HashSet::new(),
             door_paused: false,
             timers: Timers::default(),
+            suspicions: Suspicions::default(),
             buffer: vec![0; FRAME_BYTES_MAX],
             uid: rustix::process::geteuid().as_raw(),
             look_always,

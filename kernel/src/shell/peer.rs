@@ -121,6 +121,8 @@ pub(super) struct Peer {
     pub(super) page: Option<PageReader>,
     /// The task page, for whoever may read it once it is sealed.
     pub(super) page_file: Option<Shared>,
+    /// When it was last looked whether it waits in a circle.
+    pub(super) looked_ns: u64,
     room: Room,
     queue: VecDeque<Outgoing>,
     /// Sending has stopped at the queue's first frame, for lack of room.
@@ -160,6 +162,7 @@ impl Peer {
             status: None,
             page: None,
             page_file: None,
+            looked_ns: 0,
             room,
             queue: VecDeque::new(),
             blocked: false,

@@ -91,7 +91,16 @@ impl Shell {
                 let answer = self.listing(tasks);
                 self.answer_task(to, transaction, answer, &[]);
             }
+            Effect::Waits { to, transaction, tasks, more } => {
+                let answer = self.waits_of_all(tasks, more);
+                self.answer_task(to, transaction, answer, &[]);
+            }
+            Effect::LookForCircle { transaction, wait } => {
+                let answer = self.look_for_circle(wait);
+                self.answer_task(wait.task, transaction, answer, &[]);
+            }
             Effect::ForgetTask(task) => {
+                self.suspicions.forget(task);
                 self.segments.forget_spares(task);
                 if let Some((id, _)) = self.peer(task) {
                     self.remove(id);

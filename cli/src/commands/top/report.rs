@@ -323,7 +323,7 @@ fn task_row(
             looks: thread.looks,
             sleeps_per_s: per_s(|thread| thread.sleeps),
             looks_per_s: per_s(|thread| thread.looks),
-            wake_ns: thread.wake_ns,
+            wake_ns: task.head.wake_ns,
             budget_ns: budget(thread.budget_ns),
         }
     });

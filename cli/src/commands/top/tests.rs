@@ -37,6 +37,11 @@ fn end(key: u64, side: Side, peer: TaskId, requests: u64) -> ConnectionCounts {
     }
 }
 
+fn wait(status_index: u32, since_ns: u64) -> Claim {
+    let (transaction, taken, thread, deadline_ns) = (Some(7), true, 77, 0);
+    Claim { status_index, transaction, taken, thread, since_ns, deadline_ns }
+}
+
 fn task(id: TaskId, name: &str, ends: Vec<ConnectionCounts>) -> TaskSample {
     TaskSample { id, name: name.into(), pid: Some(77), head: Head::default(), ends }
 }
@@ -104,10 +109,7 @@ fn what_goes_backwards_counts_as_nothing() {
 #[test]
 fn a_wait_names_whom_it_is_for() {
     let mut now = sample(7, 1);
-    now.tasks[1].head.waits = vec![
-        Claim { status_index: 1, since_ns: 4_500_000_000 },
-        Claim { status_index: 99, since_ns: u64::MAX },
-    ];
+    now.tasks[1].head.waits = vec![wait(1, 4_500_000_000), wait(99, u64::MAX)];
     let report = Report::between(None, &now);
     let waits = &report.tasks[1].waits;
     assert_eq!((waits[0].name.as_str(), waits[0].for_ms), ("file", 2500));

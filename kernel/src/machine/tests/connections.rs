@@ -41,7 +41,7 @@ fn steps(client_bell: Doorbell, server_bell: Doorbell) {
     assert_eq!(world.log, [made]);
     world.log.clear();
     let peer = world.machine.connection_at(client, 1);
-    assert_eq!(peer, Some((connection, server)));
+    assert_eq!(peer, Some((connection, Side::Client, server)));
 
     // Before it is told, the server cannot name it.
     for request in [mapped(connection), disconnect(connection)] {
@@ -409,8 +409,8 @@ fn status_words_are_used_again_as_late_as_possible_and_set_to_zero_before() {
 fn a_task_can_connect_to_itself() {
     let Pair { mut world, server, receive, .. } = pair();
     let connection = world.connected(server, receive, server);
-    assert_eq!(world.machine.connection_at(server, 1), Some((connection, server)));
-    assert_eq!(world.machine.connection_at(server, 2), Some((connection, server)));
+    assert_eq!(world.machine.connection_at(server, 1), Some((connection, Side::Client, server)));
+    assert_eq!(world.machine.connection_at(server, 2), Some((connection, Side::Server, server)));
     assert_eq!(world.ask(server, disconnect(connection)), Answer::Done);
     assert_eq!(world.events(server), [Event::Closed { connection, why: Why::Denied }]);
     let connection = world.connected(server, receive, server);

@@ -4,6 +4,7 @@ mod arenas;
 mod capabilities;
 mod connections;
 mod endpoints;
+mod graph;
 mod hold;
 mod notifications;
 mod provenance;

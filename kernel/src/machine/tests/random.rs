@@ -333,7 +333,7 @@ impl Run {
 
     fn request(&mut self, who: TaskId) -> Request {
         let connection = self.connection(who);
-        let what = self.dice.below(162);
+        let what = self.dice.below(165);
         let slot = self.slot(
             who,
             match what {
@@ -342,7 +342,7 @@ impl Run {
                 51..58 | 156..162 => Rights::RECEIVE,
                 58..72 => Rights::SEND | Rights::POST,
                 94..96 => Rights::KILL,
-                96..100 => Rights::INSPECT,
+                96..100 | 162..164 => Rights::INSPECT,
                 133..142 => Rights::MAP_READ,
                 _ => Rights::empty(),
             },
@@ -469,6 +469,22 @@ impl Run {
                 Request::Provenance { slot: self.slot(who, Rights::INSPECT), of }
             }
             96 => Request::List { slot },
+            162 => match self.dice.below(3) {
+                0 => Request::Waits { slot, after: self.dice.pick(&self.tasks) },
+                1 => {
+                    let known = self.known.get(&who).map(|known| known.slots.clone());
+                    let after = self.dice.pick(&known.unwrap_or_default()).map(|at| (who, at));
+                    Request::Capabilities { slot, after }
+                }
+                _ => {
+                    let after = self.dice.one_in(2).then(|| ObjectId(self.dice.next() % 50));
+                    Request::Endpoints { slot, after }
+                }
+            },
+            163 => {
+                let transaction = self.dice.next() % 4;
+                Request::LookForCircle { connection, transaction }
+            }
             97 => Request::Page { slot, task: self.dice.pick(&self.tasks).unwrap_or(who) },
             _ => {
                 let own =
@@ -491,6 +507,16 @@ impl Run {
                 Effect::Tasks { to, transaction, .. } => {
                     self.answered(to, transaction);
                     *self.seen.entry("tasks").or_default() += 1;
+                }
+                Effect::Waits { to, transaction, tasks, .. } => {
+                    assert!(tasks.into_iter().all(|task| self.machine.is_alive(task)));
+                    self.answered(to, transaction);
+                    *self.seen.entry("waits").or_default() += 1;
+                }
+                Effect::LookForCircle { transaction, wait } => {
+                    assert!(self.machine.client_index(wait.connection).is_some());
+                    self.answered(wait.task, transaction);
+                    *self.seen.entry("looks for circles").or_default() += 1;
                 }
                 Effect::Signal { to, transaction, task, .. } => {
                     assert!(self.machine.is_alive(task));
