@@ -122,7 +122,11 @@ fn what_is_doomed_is_of_no_use_from_the_next_request_on() {
             Request::Provenance { slot, of: None },
             mint(slot, Rights::SEND),
             connect(slot),
-            Request::CreateTask { name: "child".into(), give: vec![give(slot, Rights::SEND)] },
+            Request::CreateTask {
+                name: "child".into(),
+                give: vec![give(slot, Rights::SEND)],
+                quotas: vec![],
+            },
         ] {
             assert_eq!(world.fail(who, request), KernelError::BadSlot(slot), "{who} {slot}");
         }
@@ -429,7 +433,11 @@ fn no_chain_is_longer_than_it_may_be() {
     assert_eq!(world.inspect(first, last).depth, 256);
     for request in [
         mint(last, Rights::SEND),
-        Request::CreateTask { name: "child".into(), give: vec![give(last, Rights::SEND)] },
+        Request::CreateTask {
+            name: "child".into(),
+            give: vec![give(last, Rights::SEND)],
+            quotas: vec![],
+        },
     ] {
         assert!(matches!(world.fail(first, request), KernelError::Quota { limit: 256, .. }));
     }
