@@ -39,7 +39,7 @@ pub struct Receiving {
 /// use rendez::{Poster, Task};
 ///
 /// let task = Task::current()?;
-/// let capability = task.look_up("/disk/changed")?;
+/// let (capability, _, _) = task.look_up("/disk/changed", None, None)?;
 /// let mut changed = Poster::new(&task, capability.slot)?;
 /// changed.post(1 << 3)?;
 /// # Ok::<(), rendez::Error>(())

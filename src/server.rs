@@ -149,6 +149,29 @@ impl Server {
     /// [`Service::notified`] is told of them, with a [`Caller`] whose `endpoint` is the notification
     /// and whose badge is the poster's. Answers the notification's incarnation.
     ///
+    /// ```no_run
+    /// use rendez::service::{Caller, Context, Message, Reply, Service};
+    /// use rendez::{Server, Task};
+    ///
+    /// struct Store { stale: u64 }
+    /// impl Service for Store {
+    ///     fn receive(&mut self, _: &mut dyn Context, message: Message<'_>, reply: Reply<'_>) {
+    ///         reply.ok(message.payload);
+    ///     }
+    ///     fn notified(&mut self, _: &mut dyn Context, _: &Caller, bits: u64) {
+    ///         self.stale |= bits;
+    ///     }
+    /// }
+    ///
+    /// let task = Task::current()?;
+    /// let (endpoint, changed) = (task.create_endpoint()?, task.create_notification()?);
+    /// let mut server = Server::new(&task)?;
+    /// server.serve(endpoint.slot, None)?;
+    /// server.bind(changed.slot)?;
+    /// server.run(&mut Store { stale: 0 })?;
+    /// # Ok::<(), rendez::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// What the kernel says: it is no notification, RECEIVE is missing, or somebody else receives.
     pub fn bind(&mut self, slot: Slot) -> Result<u32, Error> {
