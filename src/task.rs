@@ -9,11 +9,11 @@ use rendez_ipc_core::counters::PageFile;
 use rendez_ipc_core::platform::{Host, Platform};
 use rendez_ipc_core::status::{PageWriter, StatusReader};
 use rendez_protocol::kernel::{
-    Answer, Capability, DoorRule, Give, Given, Hello, Hold, Limits, Offer, Provenance, Received,
-    Request, TaskInfo, frame,
+    Answer, Capability, DoorRule, EndInfo, Give, Given, Hello, Hold, Limits, Offer, Provenance,
+    Received, Request, TaskInfo, frame,
 };
 use rendez_protocol::limit::{DEADLINE_DEFAULT_MS, LABEL_BYTES_MAX};
-use rendez_protocol::quota::Allotment;
+use rendez_protocol::quota::{Allotment, Use};
 use rendez_protocol::waits::{EndpointInfo, Held, TaskWaits};
 use rendez_protocol::{ConnectionId, Rights, Slot, TaskId, Ticket, Version};
 use rustix::net::sockopt::socket_peercred;
@@ -460,8 +460,20 @@ impl Task {
     /// # Errors
     /// What the kernel says.
     pub fn list(&self, kernel: Slot) -> Result<Vec<TaskInfo>, Error> {
-        match self.ask(&Request::List { slot: kernel })?.0 {
-            Answer::Tasks(tasks) => Ok(tasks),
+        self.pages(|from| match self.ask(&Request::List { slot: kernel, from })?.0 {
+            Answer::Tasks { tasks, next } => Ok((tasks, next)),
+            other => Err(out_of_turn(&other)),
+        })
+    }
+
+    /// How much a task uses of each quota, and of how much, by a capability with INSPECT to it or to
+    /// the kernel's own task.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn quotas_of(&self, slot: Slot, task: TaskId) -> Result<Vec<Use>, Error> {
+        match self.ask(&Request::Quotas { slot, task })?.0 {
+            Answer::Quotas(uses) => Ok(uses),
             other => Err(out_of_turn(&other)),
         }
     }
@@ -529,6 +541,45 @@ impl Task {
                 other => return Err(out_of_turn(&other)),
             }
         }
+    }
+
+    /// The capabilities that a task holds, by a capability with INSPECT to it or to the kernel's own
+    /// task.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn held_by(&self, slot: Slot, task: TaskId) -> Result<Vec<Received>, Error> {
+        self.pages(|from| match self.ask(&Request::Held { slot, task, from })?.0 {
+            Answer::Held { capabilities, next } => Ok((capabilities, next)),
+            other => Err(out_of_turn(&other)),
+        })
+    }
+
+    /// A task's ends of connections, by a capability with INSPECT to it or to the kernel's own task.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn ends_of(&self, slot: Slot, task: TaskId) -> Result<Vec<EndInfo>, Error> {
+        self.pages(|from| match self.ask(&Request::Ends { slot, task, from })?.0 {
+            Answer::Ends { ends, next } => Ok((ends, next)),
+            other => Err(out_of_turn(&other)),
+        })
+    }
+
+    /// All pages of something.
+    fn pages<T>(
+        &self,
+        mut page: impl FnMut(u32) -> Result<(Vec<T>, Option<u32>), Error>,
+    ) -> Result<Vec<T>, Error> {
+        let mut all = Vec::new();
+        let mut from = Some(0);
+        while let Some(place) = from {
+            let (more, next) = page(place)?;
+            all.extend(more);
+            // Places rise, so this ends.
+            from = next.filter(|next| *next > place);
+        }
+        Ok(all)
     }
 
     /// The page of `task`, in which it counts what it does, by a capability to the kernel's own task

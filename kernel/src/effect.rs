@@ -220,6 +220,8 @@ pub enum Effect {
         transaction: u64,
         /// What the machine knows.
         tasks: Vec<rendez_protocol::kernel::TaskInfo>,
+        /// Where the next page begins, if there is one.
+        next: Option<u32>,
     },
     /// Answer a `Waits`: with what these tasks say in their pages.
     Waits {

@@ -33,7 +33,10 @@ fn a_task_greets_and_is_welcome() {
     let kernel = first.given("kernel");
     let visitor = system.visitor("ls\x07");
     assert_ne!(visitor.id, first.id);
-    let Answer::Tasks(tasks) = first.ask(Request::List { slot: kernel.slot }) else { panic!() };
+    let Answer::Tasks { tasks, .. } = first.ask(Request::List { slot: kernel.slot, from: 0 })
+    else {
+        panic!()
+    };
     let own = std::process::id();
     for task in &tasks {
         assert_eq!(task.credentials.map(|credentials| credentials.pid), Some(own));
@@ -323,7 +326,10 @@ fn waits_are_listed() {
     let mut client = system.visitor("client");
     let (_, index, _own) = client.connect(Doorbell::Futex).unwrap();
     let waits = |server: &mut Task| {
-        let Answer::Tasks(tasks) = server.ask(Request::List { slot: kernel }) else { panic!() };
+        let Answer::Tasks { tasks, .. } = server.ask(Request::List { slot: kernel, from: 0 })
+        else {
+            panic!()
+        };
         tasks.into_iter().find(|task| task.name == "client").unwrap().waits
     };
     assert!(waits(&mut server).is_empty());
@@ -668,7 +674,10 @@ fn a_killed_process_is_dead_though_its_child_keeps_the_socket() {
         .find_map(|line| line.unwrap().rsplit_once("child ").and_then(|(_, pid)| pid.parse().ok()))
         .expect("the child has started");
     let names = |server: &mut Task| {
-        let Answer::Tasks(tasks) = server.ask(Request::List { slot: kernel }) else { panic!() };
+        let Answer::Tasks { tasks, .. } = server.ask(Request::List { slot: kernel, from: 0 })
+        else {
+            panic!()
+        };
         tasks.into_iter().map(|task| task.name).collect::<Vec<_>>()
     };
     assert_eq!(names(&mut server), ["supervisor", "mother"]);

@@ -9,7 +9,7 @@
 //! with a frame, and in what order, is said at each variant.
 
 use crate::id::{ArenaId, ConnectionId, ObjectId, Slot, SpareId, TaskId, Ticket};
-use crate::quota::{Allotment, Holding};
+use crate::quota::{Allotment, Holding, Use};
 use crate::rights::Rights;
 use crate::status::Why;
 use crate::version::{Interface, PROTOCOL, Version};
@@ -487,10 +487,41 @@ pub enum Request {
         /// The signal's number.
         signal: i32,
     },
-    /// Everything about every task. Needs INSPECT on the kernel's own task. → [`Answer::Tasks`]
+    /// Everything about every task, a page of it. Needs INSPECT on the kernel's own task.
+    /// → [`Answer::Tasks`]
     List {
         /// A capability to the kernel's task.
         slot: Slot,
+        /// Where the page begins: 0, then what the page before said.
+        from: u32,
+    },
+    /// A task's use of each quota. Needs INSPECT on that task or on the kernel's own.
+    /// → [`Answer::Quotas`]
+    Quotas {
+        /// A capability to the task, or to the kernel's.
+        slot: Slot,
+        /// Whose.
+        task: TaskId,
+    },
+    /// The capabilities in a task's space, a page of them. Needs INSPECT on that task or on the
+    /// kernel's own. → [`Answer::Held`]
+    Held {
+        /// A capability to the task, or to the kernel's.
+        slot: Slot,
+        /// Whose.
+        task: TaskId,
+        /// Where the page begins: 0, then what the page before said.
+        from: u32,
+    },
+    /// A task's ends of connections, a page of them. Needs INSPECT on that task or on the kernel's
+    /// own. → [`Answer::Ends`]
+    Ends {
+        /// A capability to the task, or to the kernel's.
+        slot: Slot,
+        /// Whose.
+        task: TaskId,
+        /// Where the page begins: 0, then what the page before said.
+        from: u32,
     },
     /// Read a task's page, in which it counts what it does and says whom it waits for. Needs INSPECT
     /// on the kernel's own task. → [`Answer::Page`]
@@ -703,8 +734,29 @@ pub enum Answer {
         /// What the server speaks.
         interface: Option<Interface>,
     },
-    /// Every task.
-    Tasks(Vec<TaskInfo>),
+    /// Tasks, as many as one frame holds.
+    Tasks {
+        /// Each.
+        tasks: Vec<TaskInfo>,
+        /// Where the next page begins, if there is one.
+        next: Option<u32>,
+    },
+    /// A task's use of each quota, those that are shared out first.
+    Quotas(Vec<Use>),
+    /// Capabilities of a task, by slot.
+    Held {
+        /// Each.
+        capabilities: Vec<Received>,
+        /// Where the next page begins, if there is one.
+        next: Option<u32>,
+    },
+    /// A task's ends of connections.
+    Ends {
+        /// Each.
+        ends: Vec<EndInfo>,
+        /// Where the next page begins, if there is one.
+        next: Option<u32>,
+    },
     /// A task's page. Descriptor: that page, sealed: nobody but the task writes it.
     Page,
     /// Whether a wait is one of a circle.
@@ -951,8 +1003,31 @@ pub struct TaskInfo {
     pub client_connections: u32,
     /// Connections at whose server end it is.
     pub server_connections: u32,
+    /// The quota of which it has least left.
+    pub tightest: Option<Use>,
     /// Whom it says it waits for, a claim, filled from its task page by the shell.
     pub waits: Vec<Waiting>,
+}
+
+/// A task's end of a connection, looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndInfo {
+    /// Which connection.
+    pub connection: ConnectionId,
+    /// Whether it is the server's end.
+    pub serves: bool,
+    /// The task at the other end, if there is one yet.
+    pub other: Option<TaskId>,
+    /// Its name.
+    pub name: String,
+    /// The identity of the endpoint or notification.
+    pub object: ObjectId,
+    /// Rights of the client's capability.
+    pub rights: Rights,
+    /// Its badge.
+    pub badge: u64,
+    /// Bytes of both segments, and of arenas.
+    pub bytes: u64,
 }
 
 /// One wait that a task has published.

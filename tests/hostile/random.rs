@@ -167,7 +167,7 @@ fn rubbish_to_the_kernel_is_answered_or_ends_its_sender() {
         Request::Accept { connection, ticket: Ticket(0) },
         Request::Watch { slot },
         Request::Disconnect { connection, why },
-        Request::List { slot },
+        Request::List { slot, from: 0 },
         Request::MapRegion { slot, write: true },
         Request::DropSpare { spare: SpareId(0) },
         Request::Attach { connection, requests: 0, replies: 0 },

@@ -27,7 +27,7 @@ fn about(slot: Slot) -> Vec<Request> {
         Request::Watch { slot },
         Request::Serve { slot, interface: None },
         Request::Kill { slot, signal: 9 },
-        Request::List { slot },
+        Request::List { slot, from: 0 },
         Request::Page { slot, task: TaskId { index: 1, generation: 0 } },
         Request::FrontDoor {
             slot,
@@ -131,7 +131,7 @@ pub(crate) fn rights_that_it_lacks(hostile: &mut Hostile) {
     }
     // What it may do with itself gives it nothing of others.
     let own = hostile.task.own.slot;
-    lacking(&Request::List { slot: own }, hostile);
+    lacking(&Request::List { slot: own, from: 0 }, hostile);
     lacking(&Request::Serve { slot: own, interface: None }, hostile);
 }
 

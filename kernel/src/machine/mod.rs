@@ -22,6 +22,7 @@
 //! | `spare` | segments that are ready before anybody connects |
 //! | `words` | the words of a task's status segment |
 //! | `ticket` | capabilities in escrow, on their way over a connection |
+//! | `inspect` | looking at tasks: the list of all, and what one has |
 //! | `watch` | who is told of whose death |
 //! | `graph` | who waits, who holds what, who serves what: a page at a time |
 //! | `front_door` | what those are given who were not started by anybody here |
@@ -81,6 +82,7 @@ mod front_door;
 mod graph;
 mod handshake;
 mod hold;
+mod inspect;
 mod notification;
 mod region;
 mod revoke;
@@ -440,7 +442,10 @@ impl Machine {
             Request::Disconnect { connection, why } => self.disconnect(who, connection, why),
             Request::Cancel { .. } => Ok(None),
             Request::Kill { slot, signal } => self.kill(who, transaction, slot, signal),
-            Request::List { slot } => self.list(who, transaction, slot),
+            Request::List { slot, from } => self.list(who, transaction, slot, from),
+            Request::Quotas { slot, task } => self.quotas_of(who, slot, task),
+            Request::Held { slot, task, from } => self.held(who, slot, task, from),
+            Request::Ends { slot, task, from } => self.ends_of(who, slot, task, from),
             Request::Page { slot, task } => self.page(who, transaction, slot, task),
             Request::LookForCircle { connection, transaction: wait } => {
                 self.look_for_circle(who, transaction, connection, wait)

@@ -137,5 +137,7 @@ mod tests {
         assert_eq!(table.get(other), Some(&'b'));
         assert_eq!(table.get(Slot { index: 7, generation: 0 }), None);
         assert_eq!(table.len(), 2);
+        let from = |from| table.iter_from(from).map(|(_, entry)| *entry).collect::<String>();
+        assert_eq!([from(0), from(1), from(2), from(u32::MAX)], ["cb", "b", "", ""]);
     }
 }

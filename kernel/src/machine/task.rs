@@ -17,7 +17,7 @@ use crate::effect::Side;
 use crate::effect::{Attach, Effect};
 use crate::quota::Count;
 use rendez_protocol::kernel::{
-    Answer, Credentials, Give, Given, Hello, How, KernelError, ObjectKind, TaskInfo,
+    Answer, Credentials, Give, Given, Hello, How, KernelError, ObjectKind,
 };
 use rendez_protocol::quota::{Allotment, Quota};
 use rendez_protocol::version::PROTOCOL;
@@ -349,28 +349,6 @@ impl Machine {
                 Ok(None)
             }
         }
-    }
-
-    /// Says everything about every task but the kernel's own. Needs INSPECT on that.
-    pub(super) fn list(&mut self, who: TaskId, transaction: u64, slot: Slot) -> Reply {
-        self.kernel_capability(who, slot, Rights::INSPECT)?;
-        let tasks = self
-            .tasks
-            .iter()
-            .filter(|(id, _)| *id != TaskId::KERNEL)
-            .map(|(id, task)| TaskInfo {
-                id,
-                name: task.name.as_ref().into(),
-                credentials: task.credentials,
-                parent: task.parent,
-                capabilities: task.capabilities.shown(),
-                client_connections: task.client_connections.shown(),
-                server_connections: task.server_connections.shown(),
-                waits: Vec::new(),
-            })
-            .collect();
-        self.effects.push(Effect::Tasks { to: who, transaction, tasks });
-        Ok(None)
     }
 
     /// Gives a task's page to be read. Needs INSPECT on the kernel's own task.

@@ -1,59 +1,51 @@
 //! The list of all tasks, with whom each says it waits for ([`waits`](super::waits)).
 //!
 //! What a task says of its waits is its own claim, and its name its own choice. So that nobody can
-//! keep the others off the list by saying much, both are shortened as far as it takes for the whole
-//! list to fit into a frame.
+//! keep the others off the list by saying much, only so many waits are told of each, and the list
+//! comes in pages, each as long as a frame allows.
 
 use super::Shell;
 use rendez_ipc_core::control::FRAME_PAYLOAD_BYTES_MAX;
 use rendez_protocol::encode;
 use rendez_protocol::kernel::{Answer, TaskInfo};
 
-/// How much is said of each task, from the first to the last resort: waits, bytes of a name.
-const DETAILS: [(usize, usize); 3] = [(8, usize::MAX), (2, 16), (0, 16)];
+/// How many waits are said of each task.
+const WAITS: usize = 8;
 
 impl Shell {
-    /// The answer that lists these tasks. If there are too many even so, it does not fit, and is
-    /// refused where all answers are that do not.
-    pub(super) fn listing(&mut self, mut tasks: Vec<TaskInfo>) -> Answer {
+    /// The answer that lists these tasks, or as many of them as fit.
+    pub(super) fn listing(&mut self, mut tasks: Vec<TaskInfo>, next: Option<u32>) -> Answer {
         for task in &mut tasks {
             task.waits = self.waits(task);
+            task.waits.truncate(WAITS);
         }
-        fitting(tasks)
+        fitting(tasks, next)
     }
 }
 
-/// As much about these tasks as fits into a frame.
-fn fitting(mut tasks: Vec<TaskInfo>) -> Answer {
-    for (waits, bytes) in DETAILS {
-        for task in &mut tasks {
-            task.waits.truncate(waits);
-            shorten(&mut task.name, bytes);
-            task.waits.iter_mut().for_each(|wait| shorten(&mut wait.name, bytes));
-        }
-        let answer = Answer::Tasks(tasks);
-        if encode(&answer).len() <= FRAME_PAYLOAD_BYTES_MAX {
-            return answer;
-        }
-        let Answer::Tasks(again) = answer else { return answer };
-        tasks = again;
+/// As many of these tasks as fit into a frame; the next page begins with the first that does not.
+fn fitting(mut tasks: Vec<TaskInfo>, mut next: Option<u32>) -> Answer {
+    // The answer itself, the number of its tasks, the cursor.
+    const AROUND: usize = 32;
+    let mut left = FRAME_PAYLOAD_BYTES_MAX.saturating_sub(AROUND);
+    let fit = tasks.iter().take_while(|task| {
+        let rest = left.checked_sub(encode(task).len());
+        left = rest.unwrap_or(0);
+        rest.is_some()
+    });
+    let fit = fit.count();
+    if let Some(first) = tasks.get(fit) {
+        next = Some(first.id.index);
+        tasks.truncate(fit);
     }
-    Answer::Tasks(tasks)
-}
-
-/// Leaves at most `bytes` bytes of a name, the last of which say that there was more.
-fn shorten(name: &mut String, bytes: usize) {
-    const MORE: char = '…';
-    if name.len() > bytes {
-        name.truncate(name.floor_char_boundary(bytes.saturating_sub(MORE.len_utf8())));
-        name.push(MORE);
-    }
+    Answer::Tasks { tasks, next }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{FRAME_PAYLOAD_BYTES_MAX, fitting, shorten};
+    use super::{FRAME_PAYLOAD_BYTES_MAX, WAITS, fitting};
     use rendez_protocol::kernel::{Answer, Credentials, TaskInfo, Waiting};
+    use rendez_protocol::quota::{Quota, Share, Use};
     use rendez_protocol::{TaskId, encode};
 
     /// A task that says as much of itself as it can.
@@ -69,30 +61,35 @@ mod tests {
             capabilities: 1000,
             client_connections: 1000,
             server_connections: 1000,
-            waits: vec![waiting; 63],
+            tightest: Some(Use {
+                quota: Quota::Bytes,
+                used: u64::MAX,
+                limit: u64::MAX,
+                share: Some(Share { whose: "s".repeat(80), used: u64::MAX, limit: u64::MAX }),
+            }),
+            waits: vec![waiting; WAITS],
         }
     }
 
     #[test]
     fn tasks_that_say_much_keep_nobody_off_the_list() {
-        for (count, waits) in [(3, 8), (300, 2), (1000, 0)] {
-            let Answer::Tasks(tasks) = fitting((0..count).map(loud).collect()) else { panic!() };
-            assert_eq!(tasks.len(), count as usize);
-            assert_eq!(tasks[0].waits.len(), waits, "of {count}");
-            assert!(encode(&Answer::Tasks(tasks)).len() <= FRAME_PAYLOAD_BYTES_MAX);
-        }
-        let all = fitting((0..4096).map(loud).collect());
-        assert!(encode(&all).len() > FRAME_PAYLOAD_BYTES_MAX, "refused later");
-    }
-
-    #[test]
-    fn names_are_cut_where_characters_end() {
-        for (name, bytes, short) in
-            [("supervisor", 16, "supervisor"), ("supervisor", 6, "sup…"), ("äöüä", 6, "ä…")]
-        {
-            let mut name = name.to_owned();
-            shorten(&mut name, bytes);
-            assert_eq!(name, short);
+        for (count, next) in [(3, None), (4096, None), (4096, Some(9000))] {
+            let mut left: Vec<TaskInfo> = (0..count).map(loud).collect();
+            let mut told = 0;
+            let mut pages = 0;
+            while !left.is_empty() {
+                let answer = fitting(left.clone(), next);
+                assert!(encode(&answer).len() <= FRAME_PAYLOAD_BYTES_MAX);
+                let Answer::Tasks { tasks, next: after } = answer else { panic!() };
+                assert!(!tasks.is_empty(), "no page is empty");
+                assert!(tasks.iter().zip(told..).all(|(task, index)| task.id.index == index));
+                told += tasks.len() as u32;
+                left.drain(..tasks.len());
+                assert_eq!(after, if left.is_empty() { next } else { Some(told) });
+                pages += 1;
+            }
+            assert_eq!(told, count);
+            assert_eq!(pages == 1, count == 3);
         }
     }
 }

@@ -87,8 +87,8 @@ impl Shell {
                 };
                 self.answer_task(to, transaction, answer, &[]);
             }
-            Effect::Tasks { to, transaction, tasks } => {
-                let answer = self.listing(tasks);
+            Effect::Tasks { to, transaction, tasks, next } => {
+                let answer = self.listing(tasks, next);
                 self.answer_task(to, transaction, answer, &[]);
             }
             Effect::Waits { to, transaction, tasks, more } => {

@@ -468,7 +468,12 @@ impl Run {
                 let of = self.dice.one_in(2).then_some((of, theirs));
                 Request::Provenance { slot: self.slot(who, Rights::INSPECT), of }
             }
-            96 => Request::List { slot },
+            96 => match self.dice.below(9) {
+                0..6 => Request::List { slot, from: 0 },
+                6 => Request::Quotas { slot, task: self.dice.pick(&self.tasks).unwrap_or(who) },
+                7 => Request::Held { slot, task: who, from: 0 },
+                _ => Request::Ends { slot, task: who, from: 0 },
+            },
             162 => match self.dice.below(3) {
                 0 => Request::Waits { slot, after: self.dice.pick(&self.tasks) },
                 1 => {

@@ -214,17 +214,22 @@ fn signals() {
 fn listing_needs_inspect_on_the_kernel() {
     let Pair { mut world, first, kernel, server, client, send, .. } = pair();
     world.connected(client, send, server);
-    let transaction = world.send(first, Request::List { slot: kernel });
-    let Some(Effect::Tasks { to, transaction: named, tasks }) = world.log.pop() else { panic!() };
+    let transaction = world.send(first, Request::List { slot: kernel, from: 0 });
+    let Some(Effect::Tasks { to, transaction: named, tasks, next: None }) = world.log.pop() else {
+        panic!()
+    };
     assert_eq!((to, named), (first, transaction));
     assert_eq!(tasks.iter().map(|task| task.id).collect::<Vec<_>>(), [first, server, client]);
     assert_eq!((tasks[1].server_connections, tasks[2].client_connections), (1, 1));
     assert_eq!((tasks[1].parent, tasks[1].credentials), (Some(first), Some(CREDENTIALS)));
     let weak = world.mint(first, kernel, Rights::GRANT);
-    let error = world.fail(first, Request::List { slot: weak });
+    let error = world.fail(first, Request::List { slot: weak, from: 0 });
     assert!(matches!(error, KernelError::MissingRights { missing: Rights::INSPECT, .. }));
     let (_, child, _) = world.spawn(first, vec![]);
-    assert!(matches!(world.fail(first, Request::List { slot: child }), KernelError::Denied(_)));
+    assert!(matches!(
+        world.fail(first, Request::List { slot: child, from: 0 }),
+        KernelError::Denied(_)
+    ));
 }
 
 #[test]
