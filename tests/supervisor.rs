@@ -4,7 +4,9 @@
 mod common;
 
 use common::{Role, System, eventually, for_ever, pid_of, rendez, runtime_of, servers, signal};
-use rendez::protocol::supervisor::{Death, DeathList, Deaths, End, Server as Row, State, operation};
+use rendez::protocol::supervisor::{
+    Death, DeathList, Deaths, End, Server as Row, State, operation,
+};
 use rendez::protocol::{decode, encode};
 use rendez::service::{Context, Message, Reply, ReplyRight, Service};
 use rendez::{Connection, Error, Options, SendError, Server, Task, Why};
@@ -179,7 +181,10 @@ fn a_server_that_crashes_is_started_again_and_its_end_is_on_record() {
     assert_eq!(client.send(ECHO, b"x", 64).unwrap().ok().unwrap(), b"x");
     let before = row(&task, "a");
     let interrupted = client.send(ABORT, &[], 64).unwrap_err();
-    assert!(matches!(interrupted, SendError::Interrupted { why: Why::Dead, .. }), "{interrupted:?}");
+    assert!(
+        matches!(interrupted, SendError::Interrupted { why: Why::Dead, .. }),
+        "{interrupted:?}"
+    );
     // Nobody asked for it.
     assert_eq!(connection(&task, "a").send(ECHO, b"y", 64).unwrap().ok().unwrap(), b"y");
     let after = becomes(&task, "a", |state| *state == State::Ready);
@@ -221,14 +226,20 @@ fn a_crash_loop_backs_off_and_is_given_up() {
             (matches!(row.state, State::Failed { .. }) && row.starts == starts).then_some(row)
         });
         let State::Failed { why } = row.state else { panic!() };
-        assert!(why.contains("restarted 3 times within 1h") && why.contains("exited with 7"), "{why}");
+        assert!(
+            why.contains("restarted 3 times within 1h") && why.contains("exited with 7"),
+            "{why}"
+        );
     };
     gives_up(4);
     let mut all = deaths(&task, "loop");
     all.reverse();
     let then: Vec<_> = all.iter().map(|death| death.then.as_str()).collect();
     assert_eq!(then[0], "restarted at once");
-    assert!(then[1].starts_with("restarted after") && then[2].starts_with("restarted after"), "{then:?}");
+    assert!(
+        then[1].starts_with("restarted after") && then[2].starts_with("restarted after"),
+        "{then:?}"
+    );
     assert!(then[3].starts_with("given up"), "{then:?}");
     for (pair, least) in all.windows(2).skip(1).zip([20, 40]) {
         let between = pair[1].at_unix_ms - pair[0].at_unix_ms;
@@ -292,7 +303,11 @@ fn never_and_on_failure_and_always() {
         .shell("never", "exit 3", "restart.when = 'never'")
         .shell("good", "exit 0", "")
         .shell("bad", "exit 3", "restart.budget = { restarts = 1, within = '1h' }")
-        .shell("always", "exit 0", "restart = { when = 'always', budget = { restarts = 1, within = '1h' } }");
+        .shell(
+            "always",
+            "exit 0",
+            "restart = { when = 'always', budget = { restarts = 1, within = '1h' } }",
+        );
     let system = plan.start();
     let task = system.task();
     let never = becomes(&task, "never", |state| matches!(state, State::Failed { .. }));
@@ -314,7 +329,9 @@ fn a_server_that_is_stuck_is_shown_killed_or_restarted() {
         .into_iter()
         .map(|name| {
             let (system_task, name) = (system.task(), name.to_owned());
-            std::thread::spawn(move || connection(&system_task, &name).send(SLEEP, &[], 64).map(drop))
+            std::thread::spawn(move || {
+                connection(&system_task, &name).send(SLEEP, &[], 64).map(drop)
+            })
         })
         .collect();
     let stuck = becomes(&task, "report", |state| matches!(state, State::Stuck { .. }));
@@ -348,7 +365,9 @@ fn a_server_that_was_stopped_is_stuck_once_somebody_waits_for_it() {
     signal(pid_of(&task, "a"), Signal::STOP);
     std::thread::sleep(Duration::from_millis(600));
     assert_eq!(row(&task, "a").state, State::Ready, "nobody waits for it");
-    let waits = std::thread::spawn(move || client.send(ECHO, b"y", 64).map(|reply| reply.ok().unwrap().to_vec()));
+    let waits = std::thread::spawn(move || {
+        client.send(ECHO, b"y", 64).map(|reply| reply.ok().unwrap().to_vec())
+    });
     becomes(&task, "a", |state| matches!(state, State::Stuck { .. }));
     signal(pid_of(&task, "a"), Signal::CONT);
     assert_eq!(waits.join().unwrap().unwrap(), b"y");
@@ -409,12 +428,16 @@ fn a_program_in_the_strong_setting_serves_and_sees_nothing_else() {
     let own = std::env::current_exe().unwrap();
     plan.text = plan.text.replace(
         "sandbox.enabled = false",
-        &format!("sandbox.files = {{ write = [{directory:?}], read = [{:?}] }}", own.parent().unwrap()),
+        &format!(
+            "sandbox.files = {{ write = [{directory:?}], read = [{:?}] }}",
+            own.parent().unwrap()
+        ),
     );
     let plan = plan.shell("peeks", "cat /etc/passwd", "restart.when = 'never'");
     let mut plan = plan;
     let tail = plan.text.split_off(plan.text.find("[task.peeks]").unwrap());
-    plan.text += &tail.replace("sandbox.enabled = false", "sandbox.files.execute = ['/bin', '/usr/bin']");
+    plan.text +=
+        &tail.replace("sandbox.enabled = false", "sandbox.files.execute = ['/bin', '/usr/bin']");
     let system = plan.start();
     let task = system.task();
     let reply = connection(&task, "walled").send(ECHO, b"x", 64).unwrap().ok().map(<[u8]>::to_vec);
@@ -460,9 +483,11 @@ fn dependents_go_when_they_are_told_to() {
     let system = plan.start();
     let task = system.task();
     signal(pid_of(&task, "base"), Signal::KILL);
-    becomes(&task, "upper", |state| {
-        matches!(state, State::Failed { why } if why.contains("base, which it starts after, has failed"))
-    });
+    becomes(
+        &task,
+        "upper",
+        |state| matches!(state, State::Failed { why } if why.contains("base, which it starts after, has failed")),
+    );
     assert_eq!(row(&task, "other").state, State::Ready);
 }
 
