@@ -23,7 +23,7 @@ pub(super) const ENTRY: Entry = Entry {
     name: "capabilities",
     question: "What does an operation on capabilities cost, against a bare round trip over a socket?",
     usual: true,
-    seconds: 8,
+    seconds: 16,
     run,
 };
 
@@ -41,20 +41,23 @@ const ROOM: usize = 256;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Operation {
     Inspect,
+    Mint,
     MintAndDelete,
     Move,
     Send,
     Revoke(u32),
 }
 
-const OPERATIONS: [(&str, Operation); 7] = [
+const OPERATIONS: [(&str, Operation); 9] = [
     ("inspect", Operation::Inspect),
+    ("mint", Operation::Mint),
     ("mint and delete", Operation::MintAndDelete),
     ("move", Operation::Move),
     ("send a capability", Operation::Send),
     ("revoke 1", Operation::Revoke(1)),
     ("revoke 100", Operation::Revoke(100)),
     ("revoke 1,000", Operation::Revoke(1000)),
+    ("revoke 10,000", Operation::Revoke(10_000)),
 ];
 
 fn run(context: &Context<'_>, progress: &mut dyn FnMut(&str, f64)) -> Result<Experiment, Error> {
@@ -71,6 +74,9 @@ fn run(context: &Context<'_>, progress: &mut dyn FnMut(&str, f64)) -> Result<Exp
         .into_iter()
         .flat_map(|cores| (0..OPERATIONS.len()).map(move |index| (cores, index)))
         .collect();
+    let meanwhile = context.budget / 3;
+    let rest = context.budget.saturating_sub(meanwhile);
+    super::revoking::measure(context, meanwhile, &mut experiment, progress)?;
     for (index, &(cores, operation)) in places.iter().enumerate() {
         let (name, operation) = OPERATIONS[operation];
         let place = format!("({name}) on {}", cores.title());
@@ -82,10 +88,14 @@ fn run(context: &Context<'_>, progress: &mut dyn FnMut(&str, f64)) -> Result<Exp
             Box::new(Bare::set_up(context, cpu)?),
             Box::new(Asking::set_up(context, cpu, operation)?),
         ];
-        let time = context.budget / places.len() as u32;
+        let time = rest / places.len() as u32;
         let mut plan = Plan::within(time, subjects.len(), context.quick());
         let rounds = time.as_secs_f64() / BLOCK.as_secs_f64() / subjects.len() as f64;
         (plan.block, plan.rounds) = (BLOCK, (rounds as u32).clamp(5, 60));
+        if operation == Operation::Revoke(10_000) {
+            // Making them takes many blocks' time.
+            plan.rounds = plan.rounds.min(8);
+        }
         let all = interleave(context, plan, &place, subjects, &mut step)?;
         for found in &all {
             if let Some(mut point) = found.point(cores, report::NS, &all, &[BARE]) {
@@ -146,6 +156,13 @@ impl Asking {
                 let start = Instant::now();
                 task.inspect(own).map_err(refused)?;
                 Ok(start.elapsed())
+            }
+            Operation::Mint => {
+                let start = Instant::now();
+                let minted = task.mint(own, Rights::SEND, None).map_err(refused)?;
+                let taken = start.elapsed();
+                task.delete(minted.slot).map_err(refused)?;
+                Ok(taken)
             }
             Operation::MintAndDelete => {
                 let start = Instant::now();

@@ -18,6 +18,7 @@ mod oneway;
 mod own_ring;
 mod pipeline;
 mod pipelined;
+mod revoking;
 #[cfg(feature = "peers")]
 mod rivals;
 mod setup;
@@ -37,6 +38,7 @@ use crate::system::{Kernel, Serving};
 use crate::watchdog::Watchdog;
 use capabilities::Echo;
 use own_ring::OwnRing;
+use revoking::Revoker;
 
 /// How an experiment is run. It tells `progress` what it measures next, and which part of itself is
 /// done, from 0 to 1.
@@ -87,6 +89,7 @@ pub(crate) fn roles() -> &'static [&'static dyn Role] {
         &BareAnswers,
         &OwnRing,
         &Echo,
+        &Revoker,
         #[cfg(feature = "peers")]
         &crate::peers::Yielding,
         #[cfg(feature = "peers")]
