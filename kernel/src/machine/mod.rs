@@ -61,8 +61,9 @@
 //!
 //! # Bounds
 //!
-//! A request costs a time bounded by quotas: most cost a look-up, some a walk over a part of one
-//! capability's descendants, a death a walk over what the task held. Nothing recurses on a
+//! A request costs a time bounded by quotas and limits: most cost a look-up, which while anything is
+//! being revoked is a walk up a chain of bounded length. What a task can make large, one capability's
+//! descendants or its own space, is gone through in portions (`work`). Nothing recurses on a
 //! structure whose depth a task can choose. Nothing that a task says is used as an index, and no
 //! arithmetic on it can overflow; the lints below see to that.
 
