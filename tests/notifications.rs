@@ -520,6 +520,60 @@ fn posting_costs_no_system_call_while_the_receiver_is_awake() {
     receiving.join().unwrap();
 }
 
+#[test]
+fn a_receiver_comes_back_to_hundreds_that_stand() {
+    let (_system, task, capability) = start();
+    let mut posters = Vec::new();
+    for badge in 1..=8 {
+        let given = give(capability.slot, Rights::POST, badge, u64::MAX);
+        let (owner, slot) = other(&task, given);
+        for bit in 0..50 {
+            let mut poster = Poster::new(&owner, slot).unwrap();
+            poster.post(1 << bit).unwrap();
+            posters.push(poster);
+        }
+    }
+    let mut notification = Notification::new(&task, capability.slot).unwrap();
+    let mut seen = [0; 9];
+    for _ in 0..posters.len() {
+        let posted = notification.wait(LONG).unwrap().expect("nobody is left out");
+        let of_one = &mut seen[posted.badge as usize];
+        assert_eq!(*of_one & posted.bits, 0, "twice");
+        *of_one |= posted.bits;
+    }
+    assert!(seen[1..].iter().all(|bits| *bits == (1 << 50) - 1), "{seen:x?}");
+}
+
+#[test]
+fn a_task_can_receive_beside_its_server() {
+    struct Echo;
+    impl Service for Echo {
+        fn receive(&mut self, _: &mut dyn Context, message: Message<'_>, reply: Reply<'_>) {
+            reply.ok(message.payload);
+        }
+        fn notified(&mut self, _: &mut dyn Context, _: &Caller, bits: u64) {
+            panic!("{bits} are not the server's");
+        }
+    }
+    let (_system, task, capability) = start();
+    let endpoint = task.create_endpoint().unwrap();
+    let mut server = Server::new(&task).unwrap();
+    server.serve(endpoint.slot, None).unwrap();
+    // It ends with the system.
+    std::thread::spawn(move || server.run(&mut Echo));
+    let (client, slot) = other(&task, give(endpoint.slot, Rights::SEND, 1, 0));
+    let mut connection = Connection::open(&client, slot, &Options::default()).unwrap();
+    let mut notification = Notification::new(&task, capability.slot).unwrap();
+    for round in 0..60_u64 {
+        // New posters come all the time, and whichever thread is awake reads of them.
+        let mut poster = poster(&task, capability.slot, round + 1, 1 << round);
+        poster.post(1 << round).unwrap();
+        let reply = connection.send(1, &[7], 8).unwrap();
+        assert_eq!(reply.ok().unwrap(), [7]);
+        take(&mut notification, 1 << round);
+    }
+}
+
 /// Whoever posts first writes a number; whoever takes the bit reads it afterwards. At the end every last
 /// number has been read, whoever slept when, and whatever coalesced.
 #[test]

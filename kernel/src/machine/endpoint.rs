@@ -56,6 +56,8 @@ pub(super) struct Endpoint {
     pub(super) parked: BTreeMap<u64, Parked>,
     /// To a notification: connections that wait for a receiver.
     pub(super) standing: BTreeSet<ConnectionId>,
+    /// To a notification: connections that its receiver has been told of and not yet taken in.
+    pub(super) meeting: BTreeSet<ConnectionId>,
     /// Capabilities with which it is watched.
     pub(super) watchers: BTreeSet<NodeId>,
 }
@@ -110,6 +112,7 @@ impl Endpoint {
             policy: Policy::default(),
             parked: BTreeMap::new(),
             standing: BTreeSet::new(),
+            meeting: BTreeSet::new(),
             watchers: BTreeSet::new(),
         }
     }
@@ -180,7 +183,7 @@ impl Machine {
             self.occupied(id);
             self.tell_endpoint(id, Fate::Restarted { generation });
             self.resume(id);
-            self.meet_all(id);
+            self.meet_next(id);
         }
         Ok(None)
     }
@@ -301,6 +304,8 @@ impl Machine {
         let Some(endpoint) = self.endpoints.get_mut(&id) else { return };
         let generation = endpoint.generation;
         if endpoint.receiver.take_if(|receiver| receiver.node == node).is_some() {
+            // Whom it never takes in is not to keep others from the next one.
+            endpoint.meeting.clear();
             self.tell_endpoint(id, Fate::Died { generation });
             self.vacated(id);
         }

@@ -226,7 +226,6 @@ impl Machine {
         for side in connection.sides() {
             self.tree.remove(connection.end(*side).node);
         }
-        self.leave_standing(id, &connection);
         for ticket in &connection.tickets {
             self.void(*ticket);
         }
@@ -289,6 +288,7 @@ impl Machine {
         if connection.phase != Phase::Open {
             self.effects.push(Effect::ForgetSegments(id.into()));
         }
+        self.leave(id, &connection);
     }
 }
 

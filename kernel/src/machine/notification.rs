@@ -20,11 +20,14 @@
 //! receiver takes no bit. So a poster that has written its data and still sees `Waiting` knows that
 //! whatever bit of its own is taken is taken after that, and need not be posted once more.
 //!
+//! A receiver is told of [`MEETING_MAX`] posters at a time, and of the next when it has taken one in: who
+//! comes back to thousands that stand is not told of all of them at once.
+//!
 //! A segment that a receiver has mapped is never shown to the next one. When the receiver dies the
 //! connection has ended, and its poster makes another when it posts next.
 
 use super::connection::{Connection, End, Phase, Wanted};
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, Receiver};
 use super::tree::{Holder, Node, Object, Powers};
 use super::words::Words;
 use super::{Machine, Reply};
@@ -43,6 +46,9 @@ pub(super) const NOTIFICATION_RIGHTS: Rights = Rights::RECEIVE
     .union(Rights::GRANT)
     .union(Rights::WATCH)
     .union(Rights::INSPECT);
+
+/// Connections to one notification that its receiver has been told of and not yet taken in.
+const MEETING_MAX: usize = 16;
 
 impl Machine {
     /// Makes a notification.
@@ -150,7 +156,7 @@ impl Machine {
         let Some(target) = target.filter(|target| !target.receivers.is_zero()) else {
             return self.end(id, Why::Dead, None);
         };
-        let Some(receiver) = target.receiver.clone() else {
+        let Some(receiver) = target.receives_more() else {
             target.standing.insert(id);
             connection.phase = Phase::Stands { client };
             return;
@@ -175,12 +181,18 @@ impl Machine {
         if let Some(task) = self.tasks.get_mut(task) {
             task.server_connections.add(1);
         }
+        if let Some(target) = self.endpoints.get_mut(&notification) {
+            target.meeting.insert(id);
+        }
         self.tell_server(id, None);
     }
 
-    /// There is a receiver: it meets all posters that wait for one.
-    pub(super) fn meet_all(&mut self, notification: ObjectId) {
-        for id in self.take_standing(notification) {
+    /// There is a receiver, or it has taken a poster in: it meets more of those who wait for it.
+    pub(super) fn meet_next(&mut self, notification: ObjectId) {
+        while let Some(target) = self.endpoints.get_mut(&notification)
+            && target.receives_more().is_some()
+            && let Some(id) = target.standing.pop_first()
+        {
             if let Some(connection) = self.connections.get(id)
                 && let Phase::Stands { client } = connection.phase
             {
@@ -191,22 +203,20 @@ impl Machine {
 
     /// There can be no receiver any more: nobody waits for one.
     pub(super) fn nobody_to_meet(&mut self, notification: ObjectId) {
-        for id in self.take_standing(notification) {
+        let target = self.endpoints.get_mut(&notification);
+        let standing = target.map(|target| core::mem::take(&mut target.standing));
+        for id in standing.unwrap_or_default() {
             self.end(id, Why::Dead, None);
         }
     }
 
-    fn take_standing(&mut self, notification: ObjectId) -> BTreeSet<ConnectionId> {
-        let target = self.endpoints.get_mut(&notification);
-        target.map(|target| core::mem::take(&mut target.standing)).unwrap_or_default()
-    }
-
-    /// A connection, which may be one that stands, has ended.
-    pub(super) fn leave_standing(&mut self, id: ConnectionId, connection: &Connection) {
-        if let Phase::Stands { .. } = connection.phase
-            && let Some(target) = self.endpoints.get_mut(&connection.endpoint)
-        {
+    /// A connection has ended, which may be one that stands, or that a receiver was told of.
+    pub(super) fn leave(&mut self, id: ConnectionId, connection: &Connection) {
+        if let Some(target) = self.endpoints.get_mut(&connection.endpoint) {
             target.standing.remove(&id);
+            if target.meeting.remove(&id) {
+                self.meet_next(connection.endpoint);
+            }
         }
     }
 
@@ -215,7 +225,13 @@ impl Machine {
         let Some(connection) = self.connections.get(id) else { return };
         let (poster, node) = (connection.client, self.tree.get(connection.client.node));
         if node.is_some_and(|node| node.object.kind() == ObjectKind::Notification) {
+            let notification = connection.endpoint;
             self.set_status(poster.task, poster.index, ConnectionState::Open as u32);
+            if let Some(target) = self.endpoints.get_mut(&notification)
+                && target.meeting.remove(&id)
+            {
+                self.meet_next(notification);
+            }
         }
     }
 
@@ -262,12 +278,29 @@ impl Machine {
                 "{connection} does not wait for a receiver of {id:?}"
             );
         }
-        let nobody = target.receiver.is_some() || target.receivers.is_zero();
-        assert!(!nobody || target.standing.is_empty(), "posters of {id:?} wait in vain");
+        for connection in &target.meeting {
+            let found = self.connections.get(*connection);
+            let phase = found.filter(|it| it.endpoint == id).map(|it| it.phase);
+            assert!(
+                matches!(phase, Some(Phase::ServerMaps { .. } | Phase::ServerSeals { .. })),
+                "{connection} is not on its way to a receiver of {id:?}"
+            );
+        }
+        assert!(target.meeting.len() <= MEETING_MAX, "too many at once for a receiver of {id:?}");
+        let waits = !target.standing.is_empty();
+        let nobody = target.receives_more().is_some() || target.receivers.is_zero();
+        assert!(!waits || !nobody, "posters of {id:?} wait in vain");
         match target.kind {
             ObjectKind::Notification => assert!(target.parked.is_empty(), "a connect waits"),
             _ => assert!(target.standing.is_empty(), "a client of an endpoint stands"),
         }
+    }
+}
+
+impl Endpoint {
+    /// Its receiver, if that is to be told of one more poster now.
+    fn receives_more(&self) -> Option<Receiver> {
+        self.receiver.clone().filter(|_| self.meeting.len() < MEETING_MAX)
     }
 }
 

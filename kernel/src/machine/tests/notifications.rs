@@ -352,3 +352,41 @@ fn who_stops_receiving_makes_room_for_the_next_and_keeps_its_connections() {
         "it was not the receiver any more"
     );
 }
+
+#[test]
+fn a_receiver_is_told_of_a_few_posters_at_a_time() {
+    let mut it = parties();
+    let standing: Vec<_> = (0..40).map(|_| it.standing()).collect();
+    it.serve();
+    let mut open = 0;
+    loop {
+        let told = it.world.events(it.receiver);
+        if told.is_empty() {
+            break;
+        }
+        assert!(told.len() <= 16, "{}", told.len());
+        for event in told {
+            let Event::Incoming { connection, .. } = event else { panic!("{event:?}") };
+            it.world.ask(it.receiver, mapped(connection));
+            open += 1;
+        }
+    }
+    assert_eq!(open, standing.len());
+    let answered = |(.., waits): &(_, _, u64)| it.world.answer_to(*waits);
+    assert!(standing.iter().map(answered).all(|it| matches!(it, Some(Answer::Connected { .. }))));
+}
+
+#[test]
+fn who_never_takes_posters_in_keeps_none_from_the_next_receiver() {
+    let mut it = parties();
+    let standing: Vec<_> = (0..20).map(|_| it.standing()).collect();
+    it.serve();
+    assert_eq!(it.world.events(it.receiver).len(), 16);
+    it.world.ask(it.receiver, Request::StopReceiving { slot: it.receive });
+    it.world.serve(it.first, it.notification);
+    assert_eq!(it.world.events(it.first).len(), 4);
+    // And one that dies takes those with it that it had been told of, and no others.
+    it.world.die(it.receiver);
+    let open = standing.iter().filter(|(id, ..)| it.world.machine.connections.get(*id).is_some());
+    assert_eq!(open.count(), 4);
+}
