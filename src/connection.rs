@@ -8,7 +8,7 @@ use crate::task::{Task, deadline_after, out_of_turn};
 use rendez_ipc_core::client::{ClientCounts, ClientEnd, SendError};
 use rendez_ipc_core::counters::{ClientCounters, Identity, Side};
 use rendez_ipc_core::half::{Ours, Theirs};
-use rendez_ipc_core::platform::{Host, HostBell, HostStatus};
+use rendez_ipc_core::platform::{Host, HostBell};
 use rendez_ipc_core::ring::Buffer;
 use rendez_ipc_core::segment::{OwnSegment, PeerSegment};
 use rendez_ipc_core::wait::Wait;
@@ -175,13 +175,9 @@ impl Opened {
                     Some(descriptors.pop_front().ok_or_else(|| missing("own doorbell"))?)
                 }
             };
-            let status = HostStatus::new(
-                task.status().clone(),
-                task.page().clone(),
-                task.link().shared_socket(),
-                status_index,
-            )
-            .ok_or_else(|| Error::Protocol(format!("a status word {status_index}")))?;
+            let status = task
+                .host_status(status_index)
+                .ok_or_else(|| Error::Protocol(format!("a status word {status_index}")))?;
             let inquiry = Inquiry::new(task, id);
             let status = status.with_inquirer(Arc::clone(&inquiry) as _);
             let (ours, theirs) = (Ours::over(own), Theirs::over(peer));

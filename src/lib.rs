@@ -60,6 +60,7 @@ mod connection;
 mod crew;
 mod error;
 pub mod file;
+mod injection;
 pub mod lease;
 mod link;
 mod names;

@@ -8,6 +8,7 @@ use crate::error::Error;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use parking_lot::{Condvar, Mutex};
 use rendez_ipc_core::control::{Mode, receive_frame, send_frame};
+use rendez_ipc_core::injection::Injections;
 use rendez_ipc_core::platform::{Host, Platform};
 use rendez_protocol::kernel::{Answer, Event, Request, frame};
 use rendez_protocol::{ObjectId, Why, decode, encode};
@@ -31,6 +32,7 @@ pub(crate) struct Link {
     state: Mutex<State>,
     changed: Condvar,
     events_read: OwnedFd,
+    injections: Mutex<Injections>,
 }
 
 #[derive(Debug, Default)]
@@ -89,7 +91,13 @@ impl Link {
             state: Mutex::default(),
             changed: Condvar::new(),
             events_read: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            injections: Mutex::default(),
         })
+    }
+
+    /// What is known of the faults that somebody wants to see in this task's transactions.
+    pub(crate) fn injections(&self) -> &Mutex<Injections> {
+        &self.injections
     }
 
     pub(crate) fn socket(&self) -> BorrowedFd<'_> {

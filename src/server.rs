@@ -10,7 +10,7 @@ use crate::task::{Task, out_of_turn};
 use parking_lot::Mutex;
 use rendez_ipc_core::counters::{Identity, Side, ThreadCounters, server_counters};
 use rendez_ipc_core::half::{Ours, Theirs};
-use rendez_ipc_core::platform::{Host, HostBell, HostStatus, Platform};
+use rendez_ipc_core::platform::{Host, HostBell, Platform};
 use rendez_ipc_core::receive::{Key, Receiver, Turn};
 use rendez_ipc_core::ring::Buffer;
 use rendez_ipc_core::segment::{OwnSegment, PeerSegment};
@@ -589,13 +589,7 @@ impl Server {
             None => spare.and_then(|spare| task.spares().take(spare)).ok_or(Why::Quota)?,
         };
         let peer = PeerSegment::map(peer, requests).map_err(|_| Why::Protocol)?;
-        let status = HostStatus::new(
-            task.status().clone(),
-            task.page().clone(),
-            task.link().shared_socket(),
-            status_index,
-        )
-        .ok_or(Why::Protocol)?;
+        let status = task.host_status(status_index).ok_or(Why::Protocol)?;
         let mask = if rights.contains(Rights::POST) { bits } else { 0 };
         let (ours, theirs) = (Ours::over(own), Theirs::over(peer));
         let mut end = ServerEnd::new(ours, theirs, status, bell, mask);

@@ -6,7 +6,8 @@ use crate::runtime::Place;
 use crate::spares::Spares;
 use rendez_ipc_core::control::{ForkRegistration, adopt_inherited, register_for_fork};
 use rendez_ipc_core::counters::PageFile;
-use rendez_ipc_core::platform::{Host, Platform};
+use rendez_ipc_core::injection::Plan;
+use rendez_ipc_core::platform::{Host, HostStatus, Platform};
 use rendez_ipc_core::status::{PageWriter, StatusReader};
 use rendez_protocol::kernel::{
     Answer, Capability, DoorRule, EndInfo, Give, Given, Hello, Hold, Limits, Offer, Provenance,
@@ -54,7 +55,7 @@ pub struct Task {
 struct Inner {
     // Before `link`: it is taken off the list before its socket is closed.
     _fork: ForkRegistration,
-    link: Link,
+    link: Arc<Link>,
     id: TaskId,
     version: Version,
     own: Received,
@@ -145,6 +146,7 @@ impl Task {
         let fork = register_for_fork(socket.as_fd())
             .map_err(|error| Error::system("installing the fork handler", error))?;
         let link = Link::new(socket).map_err(|error| Error::system("making an eventfd", error))?;
+        let link = Arc::new(link);
         let mut greeting = Hello::OURS.to_bytes().to_vec();
         greeting.extend_from_slice(own_name().as_bytes());
         let (answer, mut descriptors) =
@@ -219,6 +221,14 @@ impl Task {
         &self.inner.link
     }
 
+    /// The status word of one of the task's connections; `None` if there is no such word.
+    pub(crate) fn host_status(&self, index: u32) -> Option<HostStatus> {
+        let Inner { link, status, page, .. } = &*self.inner;
+        let word =
+            HostStatus::new(Arc::clone(status), Arc::clone(page), link.shared_socket(), index)?;
+        Some(word.with_plan(Arc::clone(link) as Arc<dyn Plan>))
+    }
+
     pub(crate) fn status(&self) -> &Arc<StatusReader> {
         &self.inner.status
     }
@@ -239,7 +249,7 @@ impl Task {
         self.inner.link.ask(request, default_deadline())
     }
 
-    fn done(&self, request: &Request) -> Result<(), Error> {
+    pub(crate) fn done(&self, request: &Request) -> Result<(), Error> {
         match self.ask(request)?.0 {
             Answer::Done => Ok(()),
             other => Err(out_of_turn(&other)),

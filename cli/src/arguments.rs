@@ -8,6 +8,7 @@ use crate::failure::EXIT_CODES;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use rendez::Rights;
+use rendez::protocol::injection::{Action, Phase};
 use rendez_protocol::limit::{LABEL_BYTES_MAX, PATH_BYTES_MAX};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -130,6 +131,8 @@ pub enum Command {
     },
     /// Named signals: raise, wait, list
     Signal(Signal),
+    /// Put a fault into a task's transactions, to see how those around it bear it
+    Inject(Inject),
     /// Run a recording of a kernel again, and compare
     Replay(Replay),
     /// Start a program as a task with just the capabilities that are given
@@ -401,6 +404,59 @@ pub struct Signal {
     /// What to do
     #[command(subcommand)]
     pub action: SignalAction,
+}
+
+/// `rendez inject`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Phases, in the order of a transaction:
+  now                at once, whatever the task does (kill and stop only)
+  before-publish     client: the request is complete and not in the ring yet
+  published          client: it is in the ring, a sleeping server not woken yet
+  before-taken       server: it sees the request and has not taken it
+  taken              server: it has taken it, no handler has seen it
+  in-handler         server: the handler is done, the reply is not in the ring yet
+  reply-published    server: it is in the ring, a sleeping client not woken yet
+  before-take-reply  client: the reply is there and has not been taken
+
+A fault strikes once. It needs the right INJECT on the kernel, which `rendez up --policy operator`
+gives to your own commands.
+
+  rendez inject file taken kill          the file server dies with the next request taken
+  rendez inject file before-taken delay=200 --nth 5
+  rendez inject 7.0 published drop       task 7.0's next request is withdrawn in the ring
+  rendez inject file --list")]
+pub struct Inject {
+    /// The task: its name or number, as `rendez ps` shows them
+    pub task: String,
+    /// Where in a transaction
+    #[arg(required_unless_present_any = ["list", "cancel"], requires = "action")]
+    pub phase: Option<Phase>,
+    /// What happens there: kill, stop, drop, or delay=MS
+    #[arg(value_parser = parse_action)]
+    pub action: Option<Action>,
+    /// In which transaction: the how many-eth to get there from now on
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub nth: u32,
+    /// List what has not struck yet
+    #[arg(long, conflicts_with_all = ["phase", "cancel"])]
+    pub list: bool,
+    /// Take one back that has not struck yet
+    #[arg(long, value_name = "NUMBER", conflicts_with = "phase")]
+    pub cancel: Option<u32>,
+}
+
+fn parse_action(text: &str) -> Result<Action, String> {
+    match text {
+        "kill" => Ok(Action::Kill),
+        "stop" => Ok(Action::Stop),
+        "drop" => Ok(Action::Drop),
+        other => match other.strip_prefix("delay=").map(str::parse) {
+            Some(Ok(milliseconds)) => Ok(Action::Delay { milliseconds }),
+            Some(Err(_)) => Err("a delay is written delay=MS, in whole milliseconds".into()),
+            None => Err("there are kill, stop, drop and delay=MS".into()),
+        },
+    }
 }
 
 /// What to do with signals.

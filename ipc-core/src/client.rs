@@ -30,6 +30,7 @@ use crate::ring::{AHEAD, Buffer, Fault, Reader, Writer};
 use crate::wait::{Habit, Learner, Slept, Spinner, Step, Wait};
 use crate::waits::{Asked, Patience};
 use core::sync::atomic::Ordering::Relaxed;
+use rendez_protocol::injection::Phase;
 use rendez_protocol::limit;
 use rendez_protocol::message::{Header, area_bytes, room_bytes, room_for};
 use rendez_protocol::status::{ConnectionState, Status, Why};
@@ -282,9 +283,44 @@ impl<P: Platform> ClientEnd<P> {
         room: usize,
         deadline: u64,
     ) -> Result<u64, SendError> {
+        // ORDERING(status): as in `state`.
+        if self.fault.is_some() || self.status.as_ref().load(Relaxed) != 0 {
+            return self.publish_disturbed(operation, payload, room, deadline);
+        }
+        let reply_area = self.admit(payload, room)?;
+        Ok(self.put(operation, payload, room, reply_area, deadline))
+    }
+
+    /// As [`ClientEnd::publish`], where the connection has ended, or injections are pending.
+    #[cold]
+    fn publish_disturbed(
+        &mut self,
+        operation: u16,
+        payload: &[u8],
+        room: usize,
+        deadline: u64,
+    ) -> Result<u64, SendError> {
         if let Some(why) = self.why_ended() {
             return Err(Self::not_delivered(why));
         }
+        let reply_area = self.admit(payload, room)?;
+        if P::reached(&self.status, Phase::BeforePublish) {
+            return Err(Self::not_delivered(Why::Cancelled));
+        }
+        if let Some(why) = self.why_ended() {
+            return Err(Self::not_delivered(why));
+        }
+        let position = self.put(operation, payload, room, reply_area, deadline);
+        if P::reached(&self.status, Phase::Published) {
+            // Whoever waits for it is told what becomes of that.
+            self.mark(position);
+        }
+        Ok(position)
+    }
+
+    /// (C1) The bytes of the area that the reply may need, if there is room for both.
+    #[inline(always)]
+    fn admit(&mut self, payload: &[u8], room: usize) -> Result<u64, SendError> {
         if payload.len() > self.request_bytes_max() || room > self.reply_bytes_max() {
             return Err(Self::not_delivered(Why::TooBig));
         }
@@ -292,6 +328,19 @@ impl<P: Platform> ClientEnd<P> {
         if !self.has_room(payload.len(), reply_area)? {
             return Err(Self::not_delivered(Why::Full));
         }
+        Ok(reply_area)
+    }
+
+    /// (C2)
+    #[inline(always)]
+    fn put(
+        &mut self,
+        operation: u16,
+        payload: &[u8],
+        room: usize,
+        reply_area: u64,
+        deadline: u64,
+    ) -> u64 {
         let header = Header {
             length: 0,
             flags: self.flags_next | self.flags_always,
@@ -306,7 +355,7 @@ impl<P: Platform> ClientEnd<P> {
         self.flight.begin(position, reply_area, deadline);
         self.counts.sent += 1;
         self.counters.sent::<P>(position, payload.len());
-        Ok(position)
+        position
     }
 
     /// (C1)
@@ -613,6 +662,12 @@ impl<P: Platform> ClientEnd<P> {
     ) -> Result<Option<Result<Status, SendError>>, Fault> {
         match self.flight.get(transaction) {
             Some(Entry::Waiting { .. }) => {}
+            Some(Entry::Done { status, .. })
+                if P::is_injected(&self.status) && Self::strikes(&self.status, *status) =>
+            {
+                self.drop_done(transaction);
+                return Ok(Some(self.outcome(Status::DROPPED)));
+            }
             Some(Entry::Done { status, payload, .. }) => {
                 core::mem::swap(out, payload);
                 let status = *status;
@@ -627,6 +682,10 @@ impl<P: Platform> ClientEnd<P> {
                 return Ok(None);
             };
             if header.word == transaction {
+                if P::is_injected(&self.status) && Self::strikes(&self.status, Status(header.code))
+                {
+                    return self.drop_reply(header).map(Some);
+                }
                 self.flight.answered(&header)?;
                 self.reader.copy(&self.theirs, &header, out);
                 self.retire(&header);
@@ -635,6 +694,33 @@ impl<P: Platform> ClientEnd<P> {
             }
             self.absorb(Some(header))?;
         }
+    }
+
+    /// A reply of this status is about to be taken: whether it is to be dropped. That a request was
+    /// withdrawn is no reply.
+    #[cold]
+    fn strikes(word: &P::Status, status: Status) -> bool {
+        status != Status::WITHDRAWN && P::reached(word, Phase::BeforeTakeReply)
+    }
+
+    /// Throws a reply away that is there, as an injection wants it.
+    #[cold]
+    fn drop_reply(&mut self, header: Header) -> Result<Result<Status, SendError>, Fault> {
+        self.flight.abandon(header.word);
+        self.absorb(Some(header))?;
+        Ok(self.outcome(Status::DROPPED))
+    }
+
+    /// As [`ClientEnd::drop_reply`], of one that was taken in before.
+    #[cold]
+    fn drop_done(&mut self, transaction: u64) {
+        if let Some(Entry::Done { payload, .. }) = self.flight.get(transaction) {
+            let payload = core::mem::take(payload);
+            if payload.flags() & Header::LEASED != 0 {
+                self.late.push(payload);
+            }
+        }
+        self.flight.remove(transaction);
     }
 
     /// Takes one reply in for later; whether there was one.
@@ -695,8 +781,9 @@ impl<P: Platform> ClientEnd<P> {
     /// May return without cause. Instead of the sleep that is due to it, asks whether the wait is one
     /// of a circle, and sleeps on if it is not.
     fn sleep(&mut self, also: Also, deadline: u64, patience: &mut Patience) -> Asked {
-        // ORDERING: Relaxed; the futex compares it again, under its own order.
+        // ORDERING: Relaxed; the futex compares them again, under its own order.
         let doorbell = self.theirs.doorbell().load(Relaxed);
+        let open = P::open_word(&self.status);
         self.sleeper.lie_down(&self.ours, matches!(also, Also::Room { .. }));
         P::fence(Label::SleepFence);
         self.ringer.ring_for_room(&self.ours, &self.theirs);
@@ -719,7 +806,7 @@ impl<P: Platform> ClientEnd<P> {
                 patience.asked(P::now(), asked);
             }
             if asked != Asked::Deadlock {
-                let words = [(self.theirs.doorbell(), doorbell), (self.status.as_ref(), 0)];
+                let words = [(self.theirs.doorbell(), doorbell), (self.status.as_ref(), open)];
                 let until =
                     if deadline == NEVER { now.saturating_add(PATROL_NS) } else { deadline };
                 let slept = Slept::begin::<P>(&self.habit);

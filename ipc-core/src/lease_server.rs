@@ -10,6 +10,7 @@ use crate::lease::{Claims, Lease, LeaseFault};
 use crate::platform::Host;
 use crate::server::{Port, Taken};
 use parking_lot::Mutex;
+use rendez_protocol::injection::Phase;
 use rendez_protocol::lease::{self, DESCRIPTOR_BYTES, Descriptor, Kind};
 use rendez_protocol::limit::{ARENA_UNIT_BYTES, LEASES_MAX, RELEASE_WORDS};
 use rendez_protocol::status::Status;
@@ -311,6 +312,10 @@ impl Port<Host> {
         let mut spans = spans.into_iter().take(LEASES_MAX).peekable();
         if spans.peek().is_none() && payload.len() <= taken.room_bytes() {
             return self.reply(taken, status, payload);
+        }
+        if taken.injected && self.reached(Phase::InHandler) {
+            // What was to be lent goes back with the spans.
+            return self.reply(&Taken { injected: false, ..*taken }, Status::DROPPED, &[]);
         }
         let spans: Vec<ReplySpan> = spans.collect();
         let in_ring = spans.len() * DESCRIPTOR_BYTES + payload.len() <= taken.room_bytes();

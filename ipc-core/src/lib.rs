@@ -13,6 +13,7 @@
 //! - [`receive`]: one thread that looks after many connections; [`end`]: what it needs of each.
 //! - [`wait`]: spin, adaptive, block.
 //! - [`control`], [`status`], [`page`]: kernel sockets; status segments; task pages.
+//! - [`injection`]: faults that tests put into transactions.
 //! - [`counters`]: what each end counts in its task's page.
 //! - [`platform`]: the machine, or loom in its place.
 //!
@@ -31,6 +32,7 @@ pub mod end;
 mod flight;
 pub mod half;
 mod inherit;
+pub mod injection;
 pub mod layout;
 pub mod lease;
 pub mod lease_client;

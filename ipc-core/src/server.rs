@@ -31,6 +31,7 @@ use crate::ring::{AHEAD, Buffer, Fault, Reader, Writer, plain};
 use crate::segment::prefetch_all;
 use crate::waits;
 use core::sync::atomic::Ordering::Relaxed;
+use rendez_protocol::injection::Phase;
 use rendez_protocol::limit::{LINE_BYTES, PRIORITY_MAX};
 use rendez_protocol::message::{Header, area_bytes, room_bytes};
 use rendez_protocol::status::{ConnectionState, Status};
@@ -64,6 +65,8 @@ pub struct Taken {
     pub priority: u8,
     /// Since when its service is timed, in ns, for the counters; 0 if it is not.
     pub timed_ns: u64,
+    /// Whether injections are pending, so that its reply is to look for them.
+    pub injected: bool,
 }
 
 impl Taken {
@@ -93,6 +96,8 @@ pub struct Port<P: Platform> {
     arenas: OnceLock<ServerArenas>,
     /// Of the connection's status word.
     index: u32,
+    /// For those replies that look for injections: there since the first that does.
+    status: OnceLock<P::Status>,
 }
 
 impl<P: Platform> Port<P> {
@@ -130,21 +135,61 @@ impl<P: Platform> Port<P> {
 
     #[inline(always)]
     fn reply_flagged(&self, taken: &Taken, flags: u8, status: Status, payload: &[u8]) {
+        if taken.injected {
+            return self.reply_injected(taken, flags, status, payload);
+        }
         self.outbox.with(|outbox| {
-            let long = (payload.len() as u32).to_le_bytes();
-            let (flags, status, payload) = if payload.len() > taken.room_bytes() {
-                (0, Status::TOO_BIG, &long[..])
-            } else {
-                (flags, status, payload)
-            };
-            outbox.slack +=
-                taken.room as u64 * LINE_BYTES as u64 - area_bytes(payload.len()) as u64;
-            let header = Header { flags, ..plain(status.0, 0, taken.transaction) };
-            outbox.writer.publish(&self.ours, header, payload);
-            outbox.ringer.ring_if_asleep(&self.ours, &self.theirs);
-            let rings = outbox.ringer.rings();
-            outbox.counters.replied::<P>(payload.len(), taken.timed_ns, rings);
+            Self::publish(&self.ours, outbox, taken, flags, status, payload);
+            self.ring(outbox, taken, payload.len());
         });
+    }
+
+    /// As [`Port::reply`], where injections are pending.
+    #[cold]
+    fn reply_injected(&self, taken: &Taken, flags: u8, status: Status, payload: &[u8]) {
+        let lends = flags & Header::LEASED != 0;
+        // What lends has been asked about before it was lent.
+        let dropped = !lends && self.reached(Phase::InHandler);
+        let (status, payload) =
+            if dropped { (Status::DROPPED, &[][..]) } else { (status, payload) };
+        self.outbox.with(|outbox| {
+            Self::publish(&self.ours, outbox, taken, flags, status, payload);
+        });
+        // Dropping is not for this phase.
+        let _ = self.reached(Phase::ReplyPublished);
+        self.outbox.with(|outbox| self.ring(outbox, taken, payload.len()));
+    }
+
+    /// A transaction that looks for injections has reached `phase`; whether to drop its reply.
+    pub(crate) fn reached(&self, phase: Phase) -> bool {
+        self.status.get().is_some_and(|status| P::reached(status, phase))
+    }
+
+    #[inline(always)]
+    fn ring(&self, outbox: &mut Outbox<P>, taken: &Taken, length: usize) {
+        outbox.ringer.ring_if_asleep(&self.ours, &self.theirs);
+        let rings = outbox.ringer.rings();
+        outbox.counters.replied::<P>(length, taken.timed_ns, rings);
+    }
+
+    #[inline(always)]
+    fn publish(
+        ours: &Ours<P>,
+        outbox: &mut Outbox<P>,
+        taken: &Taken,
+        flags: u8,
+        status: Status,
+        payload: &[u8],
+    ) {
+        let long = (payload.len() as u32).to_le_bytes();
+        let (flags, status, payload) = if payload.len() > taken.room_bytes() {
+            (0, Status::TOO_BIG, &long[..])
+        } else {
+            (flags, status, payload)
+        };
+        outbox.slack += taken.room as u64 * LINE_BYTES as u64 - area_bytes(payload.len()) as u64;
+        let header = Header { flags, ..plain(status.0, 0, taken.transaction) };
+        outbox.writer.publish(ours, header, payload);
     }
 
     /// Posts notification bits to the client.
@@ -221,6 +266,7 @@ impl<P: Platform> ServerEnd<P> {
                 theirs,
                 arenas: OnceLock::new(),
                 index: P::index(&status),
+                status: OnceLock::new(),
             }),
             status,
         }
@@ -279,9 +325,35 @@ impl<P: Platform> ServerEnd<P> {
             self.counters.waits_for_room(self.reader.position());
             return Ok(Found::NoRoom);
         }
+        if P::is_injected(&self.status) {
+            return self.receive_injected(&header, out);
+        }
+        Ok(self.take(&header, out, false))
+    }
+
+    /// As [`ServerEnd::receive`] of the message with this header, where injections are pending.
+    #[cold]
+    fn receive_injected(&mut self, header: &Header, out: &mut Buffer) -> Result<Found, Fault> {
+        self.port.status.get_or_init(|| self.status.clone());
+        if P::reached(&self.status, Phase::BeforeTaken) {
+            return Ok(Found::Ended(ConnectionState::Closed));
+        }
+        let found = self.take(header, out, true);
+        if let Found::Message(taken) = found
+            && P::reached(&self.status, Phase::Taken)
+        {
+            self.port.reply(&Taken { injected: false, ..taken }, Status::DROPPED, &[]);
+            return Ok(Found::Nothing);
+        }
+        Ok(found)
+    }
+
+    /// (T3–T8) Takes the message with this header.
+    #[inline(always)]
+    fn take(&mut self, header: &Header, out: &mut Buffer, injected: bool) -> Found {
         let theirs = &self.port.theirs;
         self.reserved += u64::from(header.room) * LINE_BYTES as u64;
-        self.reader.copy(theirs, &header, out);
+        self.reader.copy(theirs, header, out);
         let transaction = self.reader.position();
         self.run += 1;
         if self.run > AHEAD {
@@ -292,7 +364,7 @@ impl<P: Platform> ServerEnd<P> {
         P::fence(Label::TakeFence);
         let withdrawn = self.reader.is_withdrawn(theirs);
         let state = self.state();
-        self.reader.advance(&header);
+        self.reader.advance(header);
         self.reader.publish_freed(&self.port.ours);
         self.unsettled = true;
         let taken = Taken {
@@ -302,16 +374,17 @@ impl<P: Platform> ServerEnd<P> {
             room: header.room,
             priority: header.priority().min(self.ceiling),
             timed_ns: self.counters.taken::<P>(header.length),
+            injected,
         };
         if state != ConnectionState::Open {
-            return Ok(Found::Ended(state));
+            return Found::Ended(state);
         }
         if !withdrawn {
-            return Ok(Found::Message(taken));
+            return Found::Message(taken);
         }
         // One at a time: a client that withdraws everything is not to hold the thread.
-        self.port.reply(&taken, Status::WITHDRAWN, &[]);
-        Ok(Found::Nothing)
+        self.port.reply(&Taken { injected: false, ..taken }, Status::WITHDRAWN, &[]);
+        Found::Nothing
     }
 
     /// Whether there is anything in the ring that was not there at the last look.

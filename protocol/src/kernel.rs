@@ -9,6 +9,7 @@
 //! with a frame, and in what order, is said at each variant.
 
 use crate::id::{ArenaId, ConnectionId, ObjectId, Slot, SpareId, TaskId, Ticket};
+use crate::injection::{Injection, InjectionId, Pending};
 use crate::quota::{Allotment, Holding, Use};
 use crate::rights::Rights;
 use crate::status::Why;
@@ -487,6 +488,45 @@ pub enum Request {
         /// The signal's number.
         signal: i32,
     },
+    /// Put a fault into a task's transactions to come. Needs INJECT on it, or, with `task`, on the
+    /// kernel's own task. While any is pending, the status words of the task's connections say so:
+    /// its library asks for it ([`Request::OwnInjections`]) when a transaction comes by, and carries
+    /// it out. → [`Answer::Injected`]; to one at
+    /// [`Phase::Now`](crate::injection::Phase::Now), when it has struck, [`Answer::Done`]
+    Inject {
+        /// A capability to the task, or to the kernel's.
+        slot: Slot,
+        /// With a capability to the kernel's task: which task is meant.
+        task: Option<TaskId>,
+        /// The fault.
+        injection: Injection,
+    },
+    /// Which injections a task has pending. Needs INJECT, as [`Request::Inject`] does.
+    /// → [`Answer::Injections`]
+    Injections {
+        /// A capability to the task, or to the kernel's.
+        slot: Slot,
+        /// With a capability to the kernel's task: which task is meant.
+        task: Option<TaskId>,
+    },
+    /// Take an injection back that has not struck. Needs INJECT, as [`Request::Inject`] does.
+    /// → [`Answer::Done`], or [`KernelError::BadInjection`]
+    CancelInjection {
+        /// A capability to the task, or to the kernel's.
+        slot: Slot,
+        /// With a capability to the kernel's task: which task is meant.
+        task: Option<TaskId>,
+        /// Which.
+        id: InjectionId,
+    },
+    /// Which injections the sender itself has pending. → [`Answer::Injections`]
+    OwnInjections,
+    /// An injection into the sender itself is about to strike. → [`Answer::Done`]: it may; or
+    /// [`KernelError::BadInjection`]: it was taken back.
+    Struck {
+        /// Which.
+        id: InjectionId,
+    },
     /// Everything about every task, a page of it. Needs INSPECT on the kernel's own task.
     /// → [`Answer::Tasks`]
     List {
@@ -757,6 +797,13 @@ pub enum Answer {
         /// Where the next page begins, if there is one.
         next: Option<u32>,
     },
+    /// An injection is pending.
+    Injected {
+        /// Which.
+        id: InjectionId,
+    },
+    /// The injections that are pending, oldest first.
+    Injections(Vec<Pending>),
     /// A task's page. Descriptor: that page, sealed: nobody but the task writes it.
     Page,
     /// Whether a wait is one of a circle.
@@ -1165,6 +1212,9 @@ pub enum KernelError {
     /// The ticket is unknown, used, for another connection, or for the other end.
     #[error("the ticket is not valid here (used, withdrawn, or for another connection)")]
     BadTicket,
+    /// The task has no such injection pending.
+    #[error("{0} is not pending (struck, cancelled, or never there)")]
+    BadInjection(InjectionId),
     /// A size is outside the limits.
     #[error("{what} is {value}; it must be {allowed}")]
     BadValue {

@@ -7,6 +7,7 @@
 //! - [`kernel`]: requests to the kernel, its answers and its events.
 //! - [`name`], [`mod@file`], [`signal`], [`supervisor`]: the interfaces of the standard servers.
 //! - [`mod@encode`]: postcard, with a bound on everything that is decoded.
+//! - [`injection`]: faults that a test puts into a task.
 //! - [`limit`]: every limit of the wire, in one place.
 //! - [`waits`]: who waits for whom, who may connect where.
 //! - [`version`]: versions and how two sides agree on one.
@@ -16,6 +17,7 @@
 pub mod encode;
 pub mod file;
 pub mod id;
+pub mod injection;
 pub mod kernel;
 pub mod lease;
 pub mod limit;

@@ -115,6 +115,25 @@ impl fmt::Display for Why {
     }
 }
 
+/// The bits of a connection's status word that say what became of it.
+pub const STATE_MASK: u32 = 0xff;
+
+/// The status word of an open connection at whose end injections are pending: beside the state, how
+/// many the task ever had, modulo 2^24, and never 0. An end that sees a new number asks what there is
+/// before its transaction goes on.
+#[must_use]
+pub const fn injected_word(ever: u32) -> u32 {
+    let shown = if ever << 8 == 0 { 1 } else { ever };
+    ConnectionState::Open as u32 | shown << 8
+}
+
+/// What a status word says beside the state: 0 as a rule; see [`injected_word`].
+#[must_use]
+#[inline]
+pub const fn injected_of(word: u32) -> u32 {
+    word >> 8
+}
+
 /// What a connection's status word says. Written by the kernel into each end's status segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -143,7 +162,7 @@ impl ConnectionState {
     #[must_use]
     #[inline]
     pub const fn from_word(word: u32) -> Self {
-        match word {
+        match word & STATE_MASK {
             0 => Self::Open,
             1 => Self::Dead,
             2 => Self::Revoked,

@@ -9,6 +9,7 @@ mod demo;
 mod doctor;
 mod down;
 mod get;
+mod inject;
 mod ls;
 mod manifest;
 mod mkdir;
@@ -61,6 +62,7 @@ pub fn run(arguments: Arguments, output: &Output) -> Result<u8, Failure> {
         Command::Mkdir { paths, parents } => mkdir::run(&task()?, &paths, parents, output)?,
         Command::Stat { path } => stat::run(&task()?, &path, output)?,
         Command::Signal(signal) => signal::run(&task()?, &signal.action, output)?,
+        Command::Inject(inject) => inject::run(&task()?, &inject, output)?,
         Command::Replay(replay) => replay::run(&replay, output)?,
         Command::Run(run) => return run::run(&task()?, &run),
         Command::Doctor => return Ok(doctor::run(&place()?, output)),

@@ -76,6 +76,9 @@ impl<P: Platform> ClientEnd<P> {
             return Err(Fault::Lease(LeaseFault::Together));
         }
         let transaction = header.word;
+        let dropped = P::is_injected(&self.status)
+            && self.flight.is_waiting(transaction)
+            && Self::strikes(&self.status, Status(header.code));
         let answer = self.flight.answered(&header)?;
         if answer == Answer::Late {
             self.counts.late += 1;
@@ -89,7 +92,8 @@ impl<P: Platform> ClientEnd<P> {
             Answer::GivenUp(why) => Some(why),
             Answer::Late => return Ok(Found::Nothing),
         };
-        Ok(Found::Message(Answered { transaction, status: Status(header.code), given_up }))
+        let status = if dropped { Status::DROPPED } else { Status(header.code) };
+        Ok(Found::Message(Answered { transaction, status, given_up }))
     }
 
     /// Begins to give a transaction up. What became of it if that is known already; else its

@@ -1,16 +1,21 @@
 //! The host: hardware atomics, futexes, eventfds, `CLOCK_MONOTONIC`.
 
 use super::{Atomic, BODY_BYTES, Bell as BellTrait, Body, Label, Lock, Platform};
+use crate::injection::Plan;
 use crate::segment::{Bytes, Mapping};
 use crate::status::{PageWriter, StatusReader};
 use crate::waits::{self, Asked, Inquirer, Waiting};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use rendez_protocol::injection::{Action, Phase};
 use rendez_protocol::limit::INLINE_BYTES;
 use rendez_protocol::message::Header;
+use rendez_protocol::status::{STATE_MASK, injected_of};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Signal, getpid, kill_process};
 use rustix::thread::futex;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The machine that the process runs on.
 #[derive(Debug)]
@@ -141,6 +146,7 @@ pub struct HostStatus {
     reader: Arc<StatusReader>,
     page: Arc<PageWriter>,
     kernel: Arc<OwnedFd>,
+    plan: Option<Arc<dyn Plan>>,
     index: u32,
     inquirer: Option<Arc<dyn Inquirer>>,
 }
@@ -159,6 +165,7 @@ impl HostStatus {
             reader,
             page,
             kernel,
+            plan: None,
             index,
             inquirer: None,
         })
@@ -168,6 +175,12 @@ impl HostStatus {
     #[must_use]
     pub fn with_inquirer(self, inquirer: Arc<dyn Inquirer>) -> Self {
         Self { inquirer: Some(inquirer), ..self }
+    }
+
+    /// With what the task knows of injections into it; without it there are none.
+    #[must_use]
+    pub fn with_plan(self, plan: Arc<dyn Plan>) -> Self {
+        Self { plan: Some(plan), ..self }
     }
 }
 
@@ -186,6 +199,26 @@ impl<T: core::fmt::Debug> Lock<T> for parking_lot::Mutex<T> {
     fn with<R>(&self, body: impl FnOnce(&mut T) -> R) -> R {
         body(&mut self.lock())
     }
+}
+
+/// Sends the whole process a signal that it cannot refuse.
+fn signal_ourselves(signal: Signal) {
+    let _ = kill_process(getpid(), signal);
+}
+
+fn die() {
+    signal_ourselves(Signal::KILL);
+    // Not another step, however long it takes.
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Whichever thread takes the signal, the others stop where Linux next sees them. This one is to be
+/// seen here, so it sleeps: what is left of it comes after somebody has sent SIGCONT.
+fn stop() {
+    signal_ourselves(Signal::STOP);
+    std::thread::sleep(Duration::from_millis(20));
 }
 
 impl Platform for Host {
@@ -259,6 +292,40 @@ impl Platform for Host {
 
     fn index(status: &HostStatus) -> u32 {
         status.index
+    }
+
+    fn open_word(status: &HostStatus) -> u32 {
+        // ORDERING: Relaxed; the futex compares it again.
+        status.as_ref().load(Ordering::Relaxed) & !STATE_MASK
+    }
+
+    #[inline]
+    fn is_injected(status: &HostStatus) -> bool {
+        // ORDERING: Relaxed; see `reached`.
+        injected_of(status.as_ref().load(Ordering::Relaxed)) != 0
+    }
+
+    #[cold]
+    fn reached(status: &HostStatus, phase: Phase) -> bool {
+        let Some(plan) = &status.plan else { return false };
+        // ORDERING: Relaxed; whether there is anything to look for. What there is comes by a socket.
+        let ever = injected_of(status.as_ref().load(Ordering::Relaxed));
+        let Some(action) = plan.reached(ever, phase) else { return false };
+        match action {
+            Action::Kill => {
+                die();
+                false
+            }
+            Action::Stop => {
+                stop();
+                false
+            }
+            Action::Delay { milliseconds } => {
+                std::thread::sleep(Duration::from_millis(milliseconds.into()));
+                false
+            }
+            Action::Drop => true,
+        }
     }
 
     fn wake(word: &AtomicU32) {

@@ -17,8 +17,10 @@ use crate::layout::{Head, Line};
 use crate::waits::{Asked, Waiting};
 use core::fmt::Debug;
 use core::sync::atomic::Ordering;
+use rendez_protocol::injection::Phase;
 use rendez_protocol::limit::INLINE_BYTES;
 use rendez_protocol::message::Header;
+use rendez_protocol::status::ConnectionState;
 
 /// The names of the orderings and fences of the protocol. Each stands in an `ORDERING(…)` comment
 /// at both of its ends, and has a model whose twin weakens it.
@@ -138,7 +140,7 @@ pub trait Platform: Sized + Debug + 'static {
     /// What rings a reader.
     type Bell: Bell<Self>;
     /// A handle on one status word.
-    type Status: AsRef<Self::U32> + Debug;
+    type Status: AsRef<Self::U32> + Clone + Debug;
     /// A lock within the process.
     type Lock<T: Debug>: Lock<T>;
 
@@ -177,6 +179,27 @@ pub trait Platform: Sized + Debug + 'static {
     /// The index of the connection's status word, by which the task page names it.
     fn index(_status: &Self::Status) -> u32 {
         0
+    }
+
+    /// What the status word of this connection holds while it is open, for a sleeper to compare.
+    #[must_use]
+    #[inline]
+    fn open_word(_status: &Self::Status) -> u32 {
+        ConnectionState::Open as u32
+    }
+
+    /// Whether the status word says that injections are pending.
+    #[must_use]
+    #[inline]
+    fn is_injected(_status: &Self::Status) -> bool {
+        false
+    }
+
+    /// A transaction has reached `phase` at an end whose status word says that injections are
+    /// pending: carries out what is to happen there. Whether what is at hand is to be dropped.
+    #[must_use]
+    fn reached(_status: &Self::Status, _phase: Phase) -> bool {
+        false
     }
 
     /// Wakes all who wait for `word`.

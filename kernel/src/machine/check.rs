@@ -14,6 +14,7 @@ use super::tree::{Holder, Object};
 use super::words::Words;
 use crate::effect::Side;
 use crate::quota::Count;
+use rendez_protocol::injection::{INJECTIONS_MAX, Phase as InjectedPhase};
 use rendez_protocol::kernel::{ObjectKind, RegionKind, Travel};
 use rendez_protocol::quota::Quota;
 use rendez_protocol::{Rights, TaskId, limit};
@@ -217,6 +218,13 @@ impl Machine {
                 }
             };
             assert!(holds, "transaction {transaction} of {id} waits for nothing");
+        }
+        let injections = &task.injections;
+        assert!(injections.pending.len() <= INJECTIONS_MAX, "too many injections into {id}");
+        for (injection, what) in &injections.pending {
+            assert!((1..=injections.ever).contains(&injection.0), "{injection} of {id}");
+            assert_eq!(what.check(), Ok(()));
+            assert_ne!(what.phase, InjectedPhase::Now, "one for now is not kept");
         }
         for child in &task.children {
             assert_eq!(self.tasks.get(*child).map(|child| child.parent), Some(Some(id)));

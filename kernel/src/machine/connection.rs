@@ -16,7 +16,6 @@ use crate::effect::{Attach, Effect, Pair, Side};
 use crate::quota::over;
 use rendez_protocol::kernel::{Answer, Doorbell, KernelError, ObjectKind, Shape};
 use rendez_protocol::quota::Quota;
-use rendez_protocol::status::ConnectionState;
 use rendez_protocol::{
     ArenaId, ConnectionId, Interface, ObjectId, Rights, Slot, SpareId, TaskId, Ticket, limit,
 };
@@ -300,9 +299,7 @@ impl Machine {
             arenas: BTreeMap::new(),
             arenas_ever: 0,
         });
-        if client_reused {
-            self.set_status(client, client_index, ConnectionState::Open as u32);
-        }
+        self.open_word(id, Side::Client);
         if let Some((spare, _)) = self.take_spare(client, requests, id.into(), Side::Client) {
             if let Some(connection) = self.connections.get_mut(id) {
                 connection.spare = Some(spare);

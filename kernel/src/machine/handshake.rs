@@ -150,9 +150,7 @@ impl Machine {
         if client.doorbell == Doorbell::Event {
             attach.push(Attach::Ring(id, Side::Client));
         }
-        if server.reused {
-            self.set_status(server.task, server.index, ConnectionState::Open as u32);
-        }
+        self.open_word(id, Side::Server);
         self.tell(server.task, event, attach);
     }
 

@@ -83,6 +83,7 @@ mod front_door;
 mod graph;
 mod handshake;
 mod hold;
+mod injection;
 mod inspect;
 mod notification;
 mod region;
@@ -447,6 +448,15 @@ impl Machine {
             Request::Quotas { slot, task } => self.quotas_of(who, slot, task),
             Request::Held { slot, task, from } => self.held(who, slot, task, from),
             Request::Ends { slot, task, from } => self.ends_of(who, slot, task, from),
+            Request::Inject { slot, task, injection } => {
+                self.inject(who, transaction, slot, task, injection)
+            }
+            Request::Injections { slot, task } => self.injections(who, slot, task),
+            Request::CancelInjection { slot, task, id } => {
+                self.cancel_injection(who, slot, task, id)
+            }
+            Request::OwnInjections => self.own_injections(who),
+            Request::Struck { id } => self.end_injection(who, id),
             Request::Page { slot, task } => self.page(who, transaction, slot, task),
             Request::LookForCircle { connection, transaction: wait } => {
                 self.look_for_circle(who, transaction, connection, wait)

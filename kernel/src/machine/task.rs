@@ -7,6 +7,7 @@
 
 use super::account::Draws;
 use super::endpoint::Wait;
+use super::injection::Injections;
 use super::space::Cell;
 use super::spare::Spare;
 use super::table::Table;
@@ -38,7 +39,8 @@ pub(super) const KERNEL_RIGHTS: Rights = Rights::INSPECT
     .union(Rights::GRANT)
     .union(Rights::MINT)
     .union(Rights::WATCH)
-    .union(Rights::KILL);
+    .union(Rights::KILL)
+    .union(Rights::INJECT);
 
 /// The largest number of a POSIX signal.
 const SIGNAL_MAX: i32 = 64;
@@ -115,6 +117,8 @@ pub(super) struct Task {
     pub(super) severed: BTreeMap<(ConnectionId, Side), u64>,
     /// How many connections of each such revocation it has not acknowledged.
     pub(super) acknowledges: BTreeMap<u64, u32>,
+    /// Faults that somebody wants to see in its transactions.
+    pub(super) injections: Injections,
 }
 
 impl Task {
@@ -189,6 +193,7 @@ impl Machine {
             revocations: Count::default(),
             severed: BTreeMap::new(),
             acknowledges: BTreeMap::new(),
+            injections: Injections::default(),
         })
     }
 
@@ -338,6 +343,17 @@ impl Machine {
             });
         }
         let Object::Task { task, .. } = node.object else { return Err(KernelError::BadSlot(slot)) };
+        self.signal(who, transaction, task, signal)
+    }
+
+    /// Has a signal sent to a task, as somebody may who has the right.
+    pub(super) fn signal(
+        &mut self,
+        who: TaskId,
+        transaction: u64,
+        task: TaskId,
+        signal: i32,
+    ) -> Reply {
         if task == TaskId::KERNEL {
             return Err(KernelError::Denied("the kernel takes no signals from tasks".into()));
         }

@@ -38,8 +38,8 @@ pub const GIFTS: [(&str, Rights); 4] = [
     ("register", CLIENT.union(Rights::READ).union(Rights::WRITE).union(Rights::REGISTER)),
     // The supervisor.
     ("supervisor", CLIENT.union(Rights::READ).union(Rights::MANAGE)),
-    // The kernel's own task: to look at all others.
-    ("kernel", Rights::INSPECT),
+    // The kernel's own task: to look at all others, and to put faults into them.
+    ("kernel", Rights::INSPECT.union(Rights::INJECT)),
 ];
 
 /// Whom the front door lets in. As TOML it is the table `rule`, an array.

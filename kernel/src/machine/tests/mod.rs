@@ -6,6 +6,7 @@ mod connections;
 mod endpoints;
 mod graph;
 mod hold;
+mod injections;
 mod notifications;
 mod provenance;
 mod races;

@@ -8,6 +8,7 @@ use crate::effect::{Alarm, Effect, Pair, Side};
 use crate::machine::Machine;
 use crate::machine::spare::Phase;
 use crate::quota::{Quotas, Shares};
+use rendez_protocol::injection::{Action, Injection, InjectionId, Phase as InjectedPhase};
 use rendez_protocol::kernel::{
     Answer, DoorRule, Doorbell, Event, Give, Hold, KernelError, Limits, ObjectKind, Offer,
     RegionKind, Request, Shape, Travel,
@@ -331,9 +332,14 @@ impl Run {
         if self.dice.one_in(2) { Doorbell::Futex } else { Doorbell::Event }
     }
 
+    /// Whose transactions are meant: mostly those of the task that a slot names.
+    fn meant(&mut self) -> Option<TaskId> {
+        if self.dice.one_in(3) { self.dice.pick(&self.tasks) } else { None }
+    }
+
     fn request(&mut self, who: TaskId) -> Request {
         let connection = self.connection(who);
-        let what = self.dice.below(165);
+        let what = self.dice.below(175);
         let slot = self.slot(
             who,
             match what {
@@ -342,7 +348,8 @@ impl Run {
                 51..58 | 156..162 => Rights::RECEIVE,
                 58..72 => Rights::SEND | Rights::POST,
                 94..96 => Rights::KILL,
-                96..100 | 162..164 => Rights::INSPECT,
+                96..100 | 162..165 => Rights::INSPECT,
+                165..175 => Rights::INJECT,
                 133..142 => Rights::MAP_READ,
                 _ => Rights::empty(),
             },
@@ -429,6 +436,22 @@ impl Run {
                     .unwrap(),
             },
             142..148 => Request::Spare { shape: self.shape() },
+            165..169 => {
+                let all = [Action::Kill, Action::Drop, Action::Delay { milliseconds: 5 }];
+                let injection = Injection {
+                    phase: self.dice.pick(&InjectedPhase::ALL).unwrap(),
+                    nth: self.dice.below(3) as u32,
+                    action: self.dice.pick(&all).unwrap(),
+                };
+                Request::Inject { slot, task: self.meant(), injection }
+            }
+            169 => Request::Injections { slot, task: self.meant() },
+            170 => Request::OwnInjections,
+            171..173 => {
+                let id = InjectionId(1 + self.dice.below(4) as u32);
+                Request::CancelInjection { slot, task: self.meant(), id }
+            }
+            173..175 => Request::Struck { id: InjectionId(1 + self.dice.below(4) as u32) },
             156..162 => {
                 let hold = match self.dice.below(6) {
                     0 => Hold::Fail,
@@ -583,6 +606,7 @@ impl Run {
             }
         }
         assert!(self.regions.iter().eq(self.machine.regions.keys()), "regions made and forgotten");
+        self.look_at_words();
         assert_eq!(self.machine.tasks().count(), self.tasks.len());
         assert!(self.tasks.iter().all(|id| self.machine.is_alive(*id)));
         // Whatever has not been answered waits for something.
@@ -606,6 +630,22 @@ impl Run {
             };
             let looks = looks || self.machine.tasks.get(*who).is_some_and(spare);
             assert!(waits || seals() || looks, "{transaction} of {who} was forgotten");
+        }
+    }
+
+    /// Each end of a connection that knows of it finds in its word whether injections are pending.
+    fn look_at_words(&self) {
+        for (id, connection) in self.machine.connections.iter() {
+            let messages = self.machine.carries_messages(id);
+            let known = |side: &&Side| {
+                let alive = self.machine.is_alive(connection.end(**side).task);
+                messages && alive && connection.knows(**side)
+            };
+            for side in connection.sides().iter().filter(known) {
+                let end = connection.end(*side);
+                let word = self.words.get(&(end.task, end.index)).copied().unwrap_or(0);
+                assert_eq!(word, self.machine.word_of(id, *side), "the word of {id} at {side:?}");
+            }
         }
     }
 
@@ -690,6 +730,9 @@ impl Run {
             Answer::Error(KernelError::Cancelled) => "cancelled",
             Answer::Error(KernelError::Dead) => "dead",
             Answer::Error(KernelError::NotHeld { .. }) => "not held",
+            Answer::Injected { .. } => "injected",
+            Answer::Injections(all) if !all.is_empty() => "injections",
+            Answer::Error(KernelError::BadInjection(_)) => "bad injection",
             Answer::Error(KernelError::BadTicket) => "bad ticket",
             Answer::Error(_) => "error",
             _ => "done",
@@ -709,8 +752,12 @@ impl Run {
         let word = self.words.get(&(who, index)).copied().unwrap_or(0);
         let waits =
             self.machine.connections.get(connection).is_some_and(|it| it.sides().len() == 1);
-        let wanted = if waits { ConnectionState::Waiting as u32 } else { 0 };
-        assert_eq!(word, wanted, "word {index} of {who} was told before it was set");
+        let wanted = if waits { ConnectionState::Waiting } else { ConnectionState::Open };
+        assert_eq!(
+            ConnectionState::from_word(word),
+            wanted,
+            "word {index} of {who} was told before it was set"
+        );
         self.indices.entry((who, connection)).or_default().push(index);
     }
 
@@ -727,7 +774,10 @@ impl Run {
             }
             Event::Closed { connection, .. } => {
                 let indices = &self.indices[&(who, connection)];
-                assert!(indices.iter().all(|index| self.words[&(who, *index)] != 0));
+                assert!(indices.iter().all(|index| {
+                    let state = ConnectionState::from_word(self.words[&(who, *index)]);
+                    state != ConnectionState::Open
+                }));
                 "closed"
             }
             Event::Attach { connection, arena, .. } => {
@@ -810,6 +860,9 @@ fn anything_in_any_order() {
         "cancelled",
         "dead",
         "not held",
+        "injected",
+        "injections",
+        "bad injection",
         "bad ticket",
         "error",
         "done",
