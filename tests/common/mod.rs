@@ -19,7 +19,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process, pidfd_open, setrlimit,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -550,4 +550,29 @@ pub(crate) fn raise_descriptor_limit() -> u64 {
 pub(crate) fn segments(pid: u32) -> usize {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
     maps.lines().filter(|line| line.contains("memfd:rendez-segment")).count()
+}
+
+/// The names of all tests in the sources below `directory`; a macro's are not among them.
+pub(crate) fn tests_by_name(directory: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() {
+            if name != "target" && !name.starts_with('.') {
+                found.extend(tests_by_name(&path));
+            }
+        } else if name.ends_with(".rs") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let mut test = false;
+            for line in text.lines().map(str::trim) {
+                if let Some(rest) = line.strip_prefix("fn ").filter(|_| test) {
+                    found.insert(rest.split('(').next().unwrap().to_owned());
+                }
+                test =
+                    line == "#[test]" || test && (line.starts_with("#[") || line.starts_with("//"));
+            }
+        }
+    }
+    found
 }

@@ -1,6 +1,7 @@
 //! The page of attacks in the documentation and the table here are one; what else that page names
 //! exists.
 
+use crate::common::tests_by_name;
 use crate::table::{ATTACKS, Attack};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -53,34 +54,11 @@ fn each_code_stands_once() {
     assert_eq!(codes.len(), ATTACKS.len());
 }
 
-/// All of the repository's tests, as far as their names go.
-fn functions(directory: &Path, found: &mut BTreeSet<String>) {
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if path.is_dir() {
-            if name != "target" && !name.starts_with('.') {
-                functions(&path, found);
-            }
-        } else if name.ends_with(".rs") {
-            let text = std::fs::read_to_string(&path).unwrap();
-            let mut test = false;
-            for line in text.lines().map(str::trim) {
-                if let Some(rest) = line.strip_prefix("fn ").filter(|_| test) {
-                    found.insert(rest.split('(').next().unwrap().to_owned());
-                }
-                test =
-                    line == "#[test]" || test && (line.starts_with("#[") || line.starts_with("//"));
-            }
-        }
-    }
-}
-
 #[test]
 fn each_test_that_the_page_names_is_there() {
     let page = page();
     let mut all: BTreeSet<String> = ATTACKS.iter().map(|attack| attack.code.to_owned()).collect();
-    functions(root(), &mut all);
+    all.extend(tests_by_name(root()));
     let named = named(&page);
     assert!(named.len() > ATTACKS.len());
     let missing: Vec<_> = named.into_iter().filter(|name| !all.contains(*name)).collect();
