@@ -19,7 +19,7 @@ use rendez_ipc_core::status::{PageWriter, SEALS, StatusReader};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use rustix::thread::futex;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::ptr::NonNull;
@@ -218,6 +218,8 @@ pub(crate) struct RawTask {
     pub(crate) page: Arc<PageWriter>,
     transaction: u64,
     events: VecDeque<(Event, Vec<OwnedFd>)>,
+    /// Answers that came before they were waited for.
+    answers: HashMap<u64, (Answer, Vec<OwnedFd>)>,
 }
 
 /// A connection of such a task, at whichever end.
@@ -286,6 +288,7 @@ impl RawTask {
             page: Arc::new(PageWriter::map(page).unwrap()),
             transaction: 1,
             events: VecDeque::new(),
+            answers: HashMap::new(),
         };
         assert_eq!(task.ask(&Request::PageMapped).0, Answer::Done);
         Ok(task)
@@ -304,16 +307,20 @@ impl RawTask {
     }
 
     fn keep(&mut self, frame: Frame) {
-        assert_eq!(frame.header.code, frame::EVENT);
-        self.events.push_back((decode(&frame.payload).unwrap(), frame.descriptors));
+        if frame.header.code == frame::EVENT {
+            self.events.push_back((decode(&frame.payload).unwrap(), frame.descriptors));
+        } else {
+            let answer = (decode(&frame.payload).unwrap(), frame.descriptors);
+            self.answers.insert(frame.transaction, answer);
+        }
     }
 
     pub(crate) fn answer(&mut self, transaction: u64) -> (Answer, Vec<OwnedFd>) {
         loop {
-            let frame = next(&self.socket).expect("the kernel is there");
-            if frame.transaction == transaction {
-                return (decode(&frame.payload).unwrap(), frame.descriptors);
+            if let Some(answer) = self.answers.remove(&transaction) {
+                return answer;
             }
+            let frame = next(&self.socket).expect("the kernel is there");
             self.keep(frame);
         }
     }

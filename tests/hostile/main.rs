@@ -12,11 +12,13 @@ mod common;
 mod hold;
 
 mod attacker;
+mod authority;
 mod documentation;
 mod door;
 mod leases;
 mod life;
 mod memory;
+mod posting;
 mod quotas;
 mod random;
 mod requests;

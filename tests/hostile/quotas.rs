@@ -11,7 +11,10 @@ use rendez::{Rights, Slot, Why};
 const MANY: usize = 60_000;
 
 /// Asks the same again and again until it is refused as over quota; how often it was not.
-fn exhaust(hostile: &mut Hostile, mut request: impl FnMut(&mut Hostile) -> Request) -> usize {
+pub(crate) fn exhaust(
+    hostile: &mut Hostile,
+    mut request: impl FnMut(&mut Hostile) -> Request,
+) -> usize {
     let mut kept = Vec::new();
     for number in 0..MANY {
         let request = request(hostile);

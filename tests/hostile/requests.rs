@@ -5,7 +5,7 @@ use crate::common::Random;
 use crate::common::raw::{self, mint, request};
 use crate::victim::ACCEPT;
 use rendez::protocol::kernel::{
-    Answer, DoorRule, Doorbell, Give, KernelError, Limits, Request, Shape, Travel, frame,
+    Answer, DoorRule, Doorbell, Give, Hold, KernelError, Limits, Request, Shape, Travel, frame,
 };
 use rendez::protocol::{ArenaId, ConnectionId, SpareId, TaskId, Ticket, encode};
 use rendez::{Rights, Slot, Status, Why};
@@ -40,6 +40,9 @@ fn about(slot: Slot) -> Vec<Request> {
         },
         Request::MapRegion { slot, write: true },
         Request::RegionSealed { slot },
+        Request::Hold { slot, hold: Hold::Fail },
+        Request::Provenance { slot, of: None },
+        Request::Provenance { slot, of: Some((TaskId { index: 1, generation: 0 }, slot)) },
         Request::Connect {
             slot,
             interface: None,

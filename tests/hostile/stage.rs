@@ -6,7 +6,7 @@ use crate::common::{
 };
 use crate::table::{ATTACKS, Attack, Attacker, Told, Victim};
 use crate::victim::{ECHO, MARK};
-use rendez::protocol::kernel::{KernelError, Received};
+use rendez::protocol::kernel::{KernelError, Limits, Received};
 use rendez::protocol::{Rights, TaskId, supervisor};
 use rendez::service::{Context, Message, Reply, Service};
 use rendez::{Connection, Error, NEVER, Options, SendError, Server, Task, Why, deadline_after};
@@ -24,6 +24,8 @@ use std::time::Duration;
 const NEIGHBOURS_WAIT: Duration = Duration::from_secs(30);
 /// How long a victim waits for an answer that is not to come.
 const VICTIM_WAITS: Duration = Duration::from_millis(300);
+/// The bits that the attacker may post to the victim.
+pub(crate) const BITS: u64 = 0b11;
 /// Files in memory and doorbells that spares of all tasks may add to what the kernel has open.
 const SPARES: usize = 100;
 
@@ -84,6 +86,7 @@ struct Stage {
     task: Task,
     served: Received,
     serves: Received,
+    rung: Received,
     victim: Assistant,
     /// What the victim says, in lines.
     said: Receiver<String>,
@@ -100,7 +103,11 @@ impl Stage {
         let task = system.task();
         let served = task.create_endpoint().unwrap();
         let serves = task.create_endpoint().unwrap();
-        let given = [("serve", served.slot, Rights::RECEIVE)];
+        let bell = task.create_notification().unwrap();
+        let limits = Limits { bits: Some(BITS), ..Limits::SAME };
+        let rights = Rights::POST | Rights::MINT | Rights::GRANT;
+        let rung = task.mint_limited(bell.slot, rights, None, limits).unwrap();
+        let given = [("serve", served.slot, Rights::RECEIVE), ("bell", bell.slot, Rights::RECEIVE)];
         let mut victim = Assistant::start(&task, "victim", &given, &[]);
         assert_eq!(victim.hear(), "serves");
         let said = listen(&mut victim);
@@ -108,14 +115,16 @@ impl Stage {
         let neighbours = Neighbours::meet(&system);
         neighbours.go_on();
         let kinds = descriptor_kinds(system.kernel);
-        Self { task, served, serves, victim, said, old, kinds, neighbours, system }
+        Self { task, served, serves, rung, victim, said, old, kinds, neighbours, system }
     }
 
     fn set_loose(&self, attack: &Attack) -> Assistant {
         let door = self.system.place().socket();
         let given = [
             ("victim", self.served.slot, Rights::SEND | Rights::WATCH),
+            ("handed", self.served.slot, Rights::SEND | Rights::MINT | Rights::GRANT),
             ("serve", self.serves.slot, Rights::RECEIVE),
+            ("bell", self.rung.slot, Rights::POST | Rights::MINT),
         ];
         Assistant::start(&self.task, attack.code, &given, &[("DOOR", door.as_os_str())])
     }
@@ -165,7 +174,8 @@ impl Stage {
         let waits = match expected {
             Told::NotConnected(Why::Deadline)
             | Told::NotDelivered(Why::Deadline)
-            | Told::Interrupted(Why::Deadline) => VICTIM_WAITS,
+            | Told::Interrupted(Why::Deadline)
+            | Told::AnswerAtLast => VICTIM_WAITS,
             _ => NEIGHBOURS_WAIT,
         };
         let options = Options { timeout: waits, ..Options::default() };
@@ -175,7 +185,9 @@ impl Stage {
             Err(Error::Send(SendError::NotDelivered { why })) => return Told::NotConnected(why),
             Err(error) => panic!("{error:?}"),
         };
-        match connection.send_until(ECHO, &[7; 600], 64, deadline_after(waits)) {
+        let deadline = deadline_after(waits);
+        match connection.send_until(ECHO, &[7; 600], 64, deadline) {
+            Ok(_) if deadline_after(Duration::ZERO) >= deadline => Told::AnswerAtLast,
             Ok(_) => Told::Answer,
             Err(SendError::NotDelivered { why }) => Told::NotDelivered(why),
             Err(SendError::Interrupted { why, generation }) => {
@@ -212,10 +224,21 @@ impl Stage {
         }
         let ours = format!(" {}", self.task.id());
         heard.retain(|line| !line.ends_with(&ours));
-        assert!(!heard.iter().any(|line| line.starts_with("notified")), "{heard:?}");
+        let mut posted = 0;
+        heard.retain(|line| match line.strip_prefix("notified ") {
+            Some(bits) => {
+                posted |= bits.parse::<u64>().unwrap();
+                false
+            }
+            None => true,
+        });
+        let may = if attack.victim == Victim::HearsBits { BITS } else { 0 };
+        assert_eq!(posted, may, "the bits that it hears");
         let (came, went) = (heard.contains(&comes), heard.contains(&goes));
         match attack.victim {
-            Victim::HearsNothing | Victim::Told(_) => assert_eq!(heard, [""; 0]),
+            Victim::HearsNothing | Victim::HearsBits | Victim::Told(_) => {
+                assert_eq!(heard, [""; 0])
+            }
             Victim::ServesOn => assert_eq!((came, went), (true, false), "{heard:?}"),
             Victim::ShowsOut | Victim::HearsItGo => assert!(came && went, "{heard:?}"),
             Victim::Either => assert!(came, "{heard:?}"),

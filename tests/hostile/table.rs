@@ -31,6 +31,8 @@ pub(crate) enum Victim {
     ShowsOut,
     /// It serves, and one of both: that depends on who is faster.
     Either,
+    /// It hears of the bits that the attacker may post, and of no other.
+    HearsBits,
     /// It serves, and is told that the attacker has gone.
     HearsItGo,
     /// It sends to the attacker, and is told this.
@@ -54,8 +56,10 @@ impl fmt::Display for Victim {
             Self::ServesOn => f.write_str("serves it as others"),
             Self::ShowsOut => f.write_str("ends the connection"),
             Self::Either => f.write_str("serves it, or ends the connection"),
+            Self::HearsBits => f.write_str("is told of the bits that it may post"),
             Self::HearsItGo => f.write_str("is told that it has gone"),
             Self::Told(Told::Answer) => f.write_str("is answered"),
+            Self::Told(Told::AnswerAtLast) => f.write_str("is answered at its deadline"),
             Self::Told(Told::NotConnected(why)) => write!(f, "not connected, *{why}*"),
             Self::Told(Told::NotDelivered(why)) => write!(f, "not delivered, *{why}*"),
             Self::Told(Told::Interrupted(why)) => write!(f, "interrupted, *{why}*"),
@@ -67,6 +71,8 @@ impl fmt::Display for Victim {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Told {
     Answer,
+    /// An answer that lay there, when its deadline passes.
+    AnswerAtLast,
     NotConnected(Why),
     NotDelivered(Why),
     Interrupted(Why),
@@ -191,9 +197,9 @@ attacks! {
     /// waits on, wakes and requeues every futex that it can read
     Task wake::every_futex_that_it_can_read => Stays, Victim::ServesOn;
     /// as a server, steals the wake-up of its own client
-    Task wake::wake_up_of_its_own_client_stolen => Stays, Victim::Told(Told::Answer);
+    Task wake::wake_up_of_its_own_client_stolen => Stays, Victim::Told(Told::AnswerAtLast);
     /// as a server, replies and wakes nobody
-    Task wake::a_server_that_never_wakes_its_client => Stays, Victim::Told(Told::Answer);
+    Task wake::a_server_that_never_wakes_its_client => Stays, Victim::Told(Told::AnswerAtLast);
 
     /// says that a segment is mapped that it has not sealed
     Task memory::segment_unsealed => Stays, Victim::HearsNothing;
@@ -404,4 +410,36 @@ attacks! {
     Task life::stops_as_a_server_told_of_a_client => Stopped, Victim::Told(Told::NotConnected(Why::Deadline));
     /// comes through the front door a thousand times, and goes at once
     Task life::a_thousand_short_lives => Stays, Victim::HearsNothing;
+
+    /// posts bits that its capability does not allow
+    Task posting::bits_outside_its_mask => Stays, Victim::HearsBits;
+    /// posts for ever, and rings each time
+    Task posting::bits_for_ever => Stays, Victim::HearsBits;
+    /// sends a message where only bits are carried
+    Task posting::a_message_to_a_notification => Stays, Victim::HearsNothing;
+    /// mints more bits than it has, and posts without the right to
+    Task posting::a_wider_mask => Stays, Victim::HearsNothing;
+    /// has as many notifications as it may
+    Task posting::notifications_without_end => Stays, Victim::HearsNothing;
+    /// stands at a notification that nobody receives from, as often as it may
+    Task posting::standing_without_end => Stays, Victim::HearsNothing;
+    /// posts, and dies
+    Task posting::dies_with_bits_posted => Ends, Victim::HearsBits;
+    /// posts where nobody receives, and dies
+    Task posting::dies_while_it_stands => Ends, Victim::HearsNothing;
+
+    /// asks where capabilities came from without the right to
+    Task authority::where_others_came_from => Stays, Victim::HearsNothing;
+    /// stops others from receiving, and says for how long they are waited for
+    Task authority::receivers_of_others => Stays, Victim::HearsNothing;
+    /// connects while the capability for it is revoked, again and again
+    Task authority::connects_and_revokes_at_once => Stays, Victim::Either;
+    /// offers a capability and revokes it before it is accepted
+    Task authority::offer_revoked_before_it_is_accepted => Stays, Victim::ServesOn;
+    /// revokes without end, and reads no answer
+    Task authority::revocations_without_end => Stays, Victim::HearsNothing;
+    /// dies while its revocation is under way
+    Task authority::dies_while_it_revokes => Ends, Victim::HearsNothing;
+    /// has connects wait for longer and in larger numbers than can be counted
+    Task authority::a_hold_without_end => Stays, Victim::HearsNothing;
 }

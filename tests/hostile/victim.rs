@@ -27,6 +27,7 @@ pub(crate) fn serve(role: &Role) {
     let task = role.task();
     let mut server = Server::new(&task).unwrap();
     server.serve(task.given_as("serve").unwrap().slot, None).unwrap();
+    server.bind(task.given_as("bell").unwrap().slot).unwrap();
     role.say("serves");
     match server.run(&mut Victim { role, task, kept: Vec::new() }) {
         Ok(()) | Err(Error::KernelGone) => {}
@@ -121,6 +122,6 @@ impl Service for Victim<'_> {
     }
 
     fn notified(&mut self, _: &mut dyn Context, _: &Caller, bits: u64) {
-        self.role.say(format!("notified {bits:#x}"));
+        self.role.say(format!("notified {bits}"));
     }
 }

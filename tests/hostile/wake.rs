@@ -112,7 +112,7 @@ pub(crate) fn wake_up_of_its_own_client_stolen(hostile: &mut Hostile) {
     let none = futex::Flags::empty();
     let (bell, other) = (connection.own.word(at::DOORBELL), connection.own.word(at::CPU));
     futex::requeue(bell, none, 0, i32::MAX as u32, other).unwrap();
-    std::thread::sleep(Duration::from_millis(400));
+    std::thread::sleep(Duration::from_millis(50));
     connection.own.publish(0, reply_to(0), b"late");
     connection.ring();
 }
