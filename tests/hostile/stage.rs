@@ -2,12 +2,12 @@
 //! after.
 
 use crate::common::{
-    Assistant, System, descriptor_kinds, eventually, for_ever, info, pid_of, servers, signal, tasks,
+    Assistant, System, descriptor_kinds, eventually, for_ever, info, servers, signal, tasks,
 };
 use crate::table::{ATTACKS, Attack, Attacker, Told, Victim};
 use crate::victim::{ECHO, MARK};
 use rendez::protocol::kernel::{KernelError, Limits, Received};
-use rendez::protocol::{Rights, TaskId, supervisor};
+use rendez::protocol::{Rights, TaskId};
 use rendez::service::{Context, Message, Reply, Service};
 use rendez::{Connection, Error, NEVER, Options, SendError, Server, Task, Why, deadline_after};
 use rustix::process::Signal;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long neighbours wait for an answer before they say that they were held up.
 const NEIGHBOURS_WAIT: Duration = Duration::from_secs(30);
@@ -78,7 +78,8 @@ pub(crate) fn play(code: &str) {
 struct Holdings {
     /// Names of tasks with their capabilities, connections as client, and as server.
     tasks: Vec<(TaskId, String, [u32; 2])>,
-    servers: Vec<supervisor::Server>,
+    /// By name: the process, and how often it was started.
+    servers: Vec<(String, Option<u32>, u32)>,
     victim: u32,
 }
 
@@ -142,17 +143,18 @@ impl Stage {
                 *connections = [0, 0];
             }
         }
-        let servers = servers(&self.task);
+        let servers =
+            servers(&self.task).into_iter().map(|one| (one.name, one.pid, one.starts)).collect();
         Holdings { tasks, servers, victim: self.victim.child.id() }
     }
 
     /// Waits until all is as it was.
     fn is_as(&mut self, before: &Holdings) {
-        eventually("the kernel has nothing left of it", || (self.look() == *before).then_some(()));
-        assert_eq!(
-            pid_of(&self.task, "name"),
-            before.servers.iter().find(|one| one.name == "name").and_then(|one| one.pid).unwrap()
-        );
+        let started = Instant::now();
+        while self.look() != *before && started.elapsed() < NEIGHBOURS_WAIT {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        assert_eq!(self.look(), *before, "what the kernel has, and had");
         let mut too_many = BTreeMap::new();
         for _ in 0..1000 {
             too_many = descriptor_kinds(self.system.kernel);
