@@ -54,11 +54,12 @@ fn fed(system: &System, arguments: &[&str], input: &[u8]) -> Output {
 fn without_a_system_every_command_says_so() {
     let directory = tempfile::tempdir().unwrap();
     let runtime = runtime_of(directory.path());
-    let commands: [&[&str]; 11] = [
+    let commands: [&[&str]; 12] = [
         &["ls"],
         &["down"],
         &["status"],
         &["ps"],
+        &["graph"],
         &["cat", "/file/x"],
         &["put", "/dev/null", "/file/x"],
         &["rm", "/file/x"],
@@ -340,6 +341,7 @@ fn a_program_is_run_with_what_it_is_given() {
     let text = says(&run(&["name=/name:r"], &[rendez, "put", "/dev/null", "/file/kept"]), REFUSED);
     assert!(text.contains("WRITE"), "{text}");
     says(&run(&["name=/name:r"], &[rendez, "ps"]), REFUSED);
+    says(&run(&["name=/name:r"], &[rendez, "graph"]), REFUSED);
     assert_eq!(said(&system.rendez(["cat", "/file/kept"])), "kept");
     says(&run(&["x=/nothing:r"], &["true"]), NOT_FOUND);
     says(&run(&["x=/file:k"], &["true"]), REFUSED);
@@ -370,13 +372,14 @@ fn a_dead_server_is_seen_and_started_again() {
 fn every_answer_for_scripts_is_json() {
     let system = System::start();
     said(&fed(&system, &["put", "-", "/file/x"], b"x"));
-    let commands: [&[&str]; 9] = [
+    let commands: [&[&str]; 10] = [
         &["ls"],
         &["ls", "/file"],
         &["stat", "/file/x"],
         &["stat", "/file"],
         &["status"],
         &["ps"],
+        &["graph"],
         &["signal", "list"],
         &["signal", "raise", "x"],
         &["mkdir", "/file/dir"],

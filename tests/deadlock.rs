@@ -2,9 +2,9 @@
 
 mod common;
 
-use common::raw::RawTask;
+use common::raw::{Memory, RawTask};
 use common::{Assistant, Role, System, eventually};
-use rendez::protocol::kernel::{Answer, Hello, Received, Request};
+use rendez::protocol::kernel::{Answer, Doorbell, Hello, Received, Request, Shape};
 use rendez::protocol::waits::Look;
 use rendez::protocol::{Rights, Slot};
 use rendez::service::{Context, Message, Reply, Service};
@@ -12,6 +12,7 @@ use rendez::{Connection, NEVER, Options, Server, Task};
 use rendez_ipc_core::control::adopt_inherited;
 use rendez_ipc_core::waits::Waiting;
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -119,17 +120,20 @@ impl Service for Part<'_> {
     }
 }
 
+/// Says in a task page that the task's server has one thread, which is this one.
+fn say_one_thread(page: &OwnedFd, thread: u32) {
+    for (offset, word) in [(16, 1), (1408, 1), (1408 + 8, u64::from(thread))] {
+        assert_eq!(rustix::io::pwrite(page, &u64::to_le_bytes(word), offset), Ok(8));
+    }
+}
+
 /// Claims to wait for the server that it was given as `next`, with the only thread of its own, which
 /// handles whatever is sent to it; and asks again and again whether that is a circle.
 fn lie(role: &Role) {
     let thread = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
     let socket = adopt_inherited().unwrap().unwrap();
-    let mut liar = RawTask::greet_with(socket, Hello::OURS, |page| {
-        for (offset, word) in [(16, 1), (1408, 1), (1408 + 8, u64::from(thread))] {
-            assert_eq!(rustix::io::pwrite(page, &u64::to_le_bytes(word), offset), Ok(8));
-        }
-    })
-    .unwrap();
+    let mut liar =
+        RawTask::greet_with(socket, Hello::OURS, |page| say_one_thread(page, thread)).unwrap();
     let slot = liar.given("serve").slot;
     let serving = liar.ask(&Request::Serve { slot, interface: None }).0;
     assert!(matches!(serving, Answer::Serving { generation: 1, .. }), "{serving:?}");
@@ -234,6 +238,67 @@ impl Ring {
 
 fn join(answers: Vec<std::thread::JoinHandle<String>>) -> Vec<String> {
     answers.into_iter().map(|answer| answer.join().unwrap()).collect()
+}
+
+/// Connects without the library, at both ends; the index of the client's status word.
+fn meet(client: &mut RawTask, slot: Slot, server: &mut RawTask) -> (u32, [Memory; 2]) {
+    let (connection, index, own) = client.begin_to_connect(slot).unwrap();
+    let own = Memory::own(&own, Shape::default());
+    let asked = client.send(&Request::Mapped { connection, doorbell: Doorbell::Futex });
+    let end = server.take_in();
+    assert!(matches!(client.answer(asked).0, Answer::Connected { .. }));
+    (index, [own, end.own])
+}
+
+/// Tasks that wait for each other, and ask nobody whether that is a circle: it stays.
+#[test]
+fn a_circle_is_marked_where_it_is_drawn() {
+    let system = System::start();
+    let thread = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
+    let mut tasks = ["/a", "/b"].map(|path| {
+        let socket = common::raw::knock(&system.place().socket());
+        let mut task =
+            RawTask::greet_with(socket, Hello::OURS, |page| say_one_thread(page, thread)).unwrap();
+        task.serve_as(path);
+        task
+    });
+    let [a, b] = &mut tasks;
+    let (to_b, to_a) = (a.look_up("/b"), b.look_up("/a"));
+    let ((on_b, _first), (on_a, _second)) = (meet(a, to_b, b), meet(b, to_a, a));
+    let numbers = [&*a, &*b].map(|it| format!("{}.{}", it.id.index, it.id.generation));
+    let waiting = Waiting { transaction: Some(0), since_ns: 1, deadline_ns: NEVER, taken: false };
+    let _a_waits = a.page.waiting(on_b, &waiting);
+    let graph = |arguments: &[&str]| {
+        let output = system.rendez(arguments);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    let report = json(&graph(&["--json", "graph"]));
+    assert_eq!(report["circles"], serde_json::json!([]), "one is free");
+    assert!(graph(&["graph"]).contains("no circle of waits"));
+    let _b_waits = b.page.waiting(on_a, &waiting);
+
+    let report = json(&graph(&["--json", "graph"]));
+    assert_eq!(report["circles"], serde_json::json!([numbers]), "{report:#}");
+    let waits = report["waits"].as_array().unwrap();
+    assert_eq!(waits.iter().filter(|wait| wait["circle"] == 0).count(), 2, "{waits:#?}");
+    let edge = waits.iter().find(|wait| wait["task"] == *numbers[0]).unwrap();
+    assert_eq!((&edge["on"], &edge["left_ms"]), (&numbers[1].clone().into(), &().into()));
+    let endpoints = report["endpoints"].as_array().unwrap();
+    let served = |task: &str| endpoints.iter().any(|endpoint| endpoint["server"] == task);
+    assert!(served(&numbers[0]) && served(&numbers[1]));
+    let held = report["capabilities"].as_array().unwrap();
+    let may = |from: &str, to: &str| held.iter().any(|it| it["holder"] == from && it["to"] == to);
+    assert!(may(&numbers[0], &numbers[1]) && may(&numbers[1], &numbers[0]));
+    let text = graph(&["graph"]);
+    assert!(text.contains("circle 0: ") && !text.contains('\x1b'), "{text}");
+    let dot = graph(&["graph", "--dot"]);
+    let edge =
+        format!("\"task {}\" -> \"task {}\" [style=dashed, color=red", numbers[0], numbers[1]);
+    assert!(dot.starts_with("digraph rendez {") && dot.contains(&edge), "{dot}");
+    let ps = graph(&["ps"]);
+    assert!(ps.contains("no deadline"), "{ps}");
 }
 
 #[test]

@@ -65,6 +65,8 @@ pub enum Command {
     Status,
     /// The tasks of the system, and what each waits for
     Ps,
+    /// Tasks, endpoints, who may connect where, who waits for whom and who waits in a circle
+    Graph(GraphArguments),
     /// What crosses each connection, how long it takes, who wakes whom and who waits for whom
     Top(Top),
     /// Start a task of the system again
@@ -327,6 +329,14 @@ pub struct Replay {
 const REPLAY_HELP: &str = "\
 The kernel's logic is run again on what was recorded, without any process, and must come to the same
 effects, bit for bit. docs/guide/recording.md says what a recording holds, and what it does not.";
+
+/// `rendez graph`.
+#[derive(Debug, Args)]
+pub struct GraphArguments {
+    /// In the DOT language, for Graphviz: rendez graph --dot | dot -Tsvg -o graph.svg
+    #[arg(long, conflicts_with = "json")]
+    pub dot: bool,
+}
 
 /// `rendez top`.
 #[derive(Args, Debug)]

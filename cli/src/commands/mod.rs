@@ -9,6 +9,7 @@ mod demo;
 mod doctor;
 mod down;
 mod get;
+mod graph;
 mod inject;
 mod ls;
 mod manifest;
@@ -49,6 +50,7 @@ pub fn run(arguments: Arguments, output: &Output) -> Result<u8, Failure> {
         Command::Down => down::run(&place()?, task()?, output)?,
         Command::Status => return status::run(&place()?, &task()?, output),
         Command::Ps => ps::run(&task()?, output)?,
+        Command::Graph(arguments) => graph::run(&task()?, &arguments, output)?,
         Command::Top(top) => top::run(&task()?, &top, output)?,
         Command::Restart { server } => restart::run(&task()?, &server, output)?,
         Command::Deaths { name, count } => {
