@@ -334,7 +334,7 @@ effects, bit for bit. docs/guide/recording.md says what a recording holds, and w
 #[derive(Debug, Args)]
 pub struct GraphArguments {
     /// In the DOT language, for Graphviz: rendez graph --dot | dot -Tsvg -o graph.svg
-    #[arg(long, conflicts_with = "json")]
+    #[arg(long)]
     pub dot: bool,
 }
 

@@ -72,25 +72,29 @@ fn branches(graph: &Graph, task: &TaskNode) -> Vec<String> {
             branches.push(format!("serves  endpoint {id}: {speaks}, incarnation {incarnation}"));
         }
     }
-    branches.extend(
-        graph.capabilities.iter().filter(|it| it.holder == task.task).map(|it| holds(graph, it)),
-    );
+    let held = graph.capabilities.iter().filter(|it| it.holder == task.task);
+    let rows: Vec<_> = held.map(|edge| holds(graph, edge)).collect();
+    let widest = |cell: usize| rows.iter().map(|row| row[cell].chars().count()).max().unwrap_or(0);
+    let (objects, powers) = (widest(0), widest(1));
+    branches.extend(rows.iter().map(|[object, power, to]| {
+        format!("holds   {object:objects$}  {DIM}{power:powers$}{DIM:#}  {to}").trim_end().into()
+    }));
     branches
         .extend(graph.waits.iter().filter(|it| it.task == task.task).map(|it| waits(graph, it)));
     branches
 }
 
-fn holds(graph: &Graph, edge: &CapabilityEdge) -> String {
+/// What is held, with which powers, and whom that leads to.
+fn holds(graph: &Graph, edge: &CapabilityEdge) -> [String; 3] {
     let CapabilityEdge { kind, object, rights, badge, count, .. } = edge;
-    let object = format!("{kind} {object}");
     let badge = if *badge == 0 { String::new() } else { format!(" badge {badge}") };
     let count = if *count == 1 { String::new() } else { format!(" ×{count}") };
     let to = match &edge.to {
-        Some(task) if task == "0.0" => " → the kernel".into(),
-        Some(task) => format!(" → {}", named(graph, task)),
+        Some(task) if task == "0.0" => "→ the kernel".into(),
+        Some(task) => format!("→ {}", named(graph, task)),
         None => String::new(),
     };
-    format!("holds   {object} {DIM}{rights}{badge}{count}{DIM:#}{to}")
+    [format!("{kind} {object}"), format!("{rights}{badge}{count}"), to]
 }
 
 fn waits(graph: &Graph, edge: &WaitEdge) -> String {

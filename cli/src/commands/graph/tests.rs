@@ -80,7 +80,7 @@ fn the_tree_says_all_of_it() {
 b 2.0, pid 102  no thread of 1 free
 └─ waits   for a 1.0 for 2.1 s (no deadline): transaction 7 of connection 2.1, not taken in circle 0
 o"dd\\u{1b} 3.0, pid 103 (this command)  no thread of 1 free
-├─ holds   endpoint 50 sr badge 9 ×2 → a 1.0
+├─ holds   endpoint 50  sr badge 9 ×2  → a 1.0
 └─ waits   for a 1.0 for 2.1 s (7.9 s left): transaction 7 of connection 3.1, not taken
 endpoints without a server
    endpoint 51, incarnation 1, 2 connects wait
