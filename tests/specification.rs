@@ -29,3 +29,28 @@ fn every_promise_names_tests_that_exist() {
     }
     assert!(promises > 40, "only {promises} promises were found");
 }
+
+#[test]
+fn every_operation_of_the_kernel_is_in_the_reference() {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let source = std::fs::read_to_string(root.join("protocol/src/kernel.rs")).unwrap();
+    let page = std::fs::read_to_string(root.join("docs/reference/kernel-operations.md")).unwrap();
+    let named: Vec<&str> = page
+        .lines()
+        .filter(|line| line.starts_with("### ") || line.starts_with("| `"))
+        .flat_map(|line| line.split('`').skip(1).step_by(2))
+        .collect();
+    let (_, requests) = source.split_once("pub enum Request {").unwrap();
+    let (requests, _) = requests.split_once("\n}").unwrap();
+    let mut count = 0;
+    for line in
+        requests.lines().filter(|line| line.starts_with("    ") && !line.starts_with("     "))
+    {
+        let name = line.trim().trim_end_matches([',', '{', ' ']);
+        if name.starts_with(|c: char| c.is_ascii_uppercase()) {
+            count += 1;
+            assert!(named.contains(&name), "docs/reference/kernel-operations.md lacks `{name}`");
+        }
+    }
+    assert!(count > 30, "only {count} operations were found");
+}
