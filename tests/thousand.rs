@@ -45,7 +45,7 @@ fn the_kernel_serves_a_thousand_tasks_within_twenty_mebibytes() {
     }
     let after = resident(system.kernel);
     eprintln!("KiB before: {before:?}, with {TASKS} tasks: {after:?}");
-    // Unoptimised code is several times as large, and that is no property of the kernel.
+    // Unoptimised code is several times as large; that says nothing of the kernel.
     let code = if cfg!(debug_assertions) { after["RssFile"] } else { 0 };
     assert!(after["VmRSS"] - code <= 20 << 10, "{after:?}");
 }

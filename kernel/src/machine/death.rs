@@ -11,7 +11,7 @@ use super::Machine;
 use super::endpoint::Wait;
 use super::space::Cell;
 use super::tree::NodeId;
-use super::work::Work;
+use super::work::{MOST_AT_ONCE, Work};
 use crate::effect::{Effect, Side};
 use rendez_protocol::kernel::Fate;
 use rendez_protocol::{ConnectionId, TaskId, Why};
@@ -74,14 +74,27 @@ impl Machine {
     /// Ends a portion of what a dead task had. True when nothing is left.
     pub(super) fn bury_some(&mut self, who: TaskId) -> bool {
         let begun = self.tree.handled;
-        // Whoever watches is told, and may not be a node that goes.
+        // Whoever watches is told, and is no node that goes.
         let mut told: usize = 0;
-        while !self.spent(begun) && told < self.portion {
+        loop {
+            let Some(remains) = self.remains.get(&who) else { return true };
+            let connection = remains.connections.values().next().map(|(connection, _)| *connection);
+            let cost = match (remains.waits.is_empty(), connection, remains.held.peek()) {
+                (true, Some(connection), _) => self.cost_of_ending(connection),
+                (true, None, Some(Reverse((_, id))))
+                    if remains.watchers.is_empty() && !self.tree.is_leaf(*id) =>
+                {
+                    MOST_AT_ONCE
+                }
+                _ => 1,
+            };
+            if self.spent(begun, cost) || told >= self.portion {
+                break;
+            }
             let Some(remains) = self.remains.get_mut(&who) else { return true };
             if let Some(wait) = remains.waits.pop() {
                 self.withdraw(wait);
-            } else if let Some(end) = remains.connections.first_entry() {
-                let (connection, _) = *end.get();
+            } else if let Some(connection) = connection {
                 if !self.void_one(connection) {
                     if let Some(remains) = self.remains.get_mut(&who) {
                         remains.connections.pop_first();

@@ -19,7 +19,7 @@
 use super::connection::Phase;
 use super::endpoint::Wait;
 use super::tree::{Holder, NodeId};
-use super::work::Work;
+use super::work::{MOST_AT_ONCE, Work};
 use super::{Machine, Reply};
 use crate::effect::{Alarm, Effect, Side};
 use rendez_protocol::kernel::Answer;
@@ -99,7 +99,12 @@ impl Machine {
         let begun = self.tree.handled;
         let mut near = None;
         while let Some(leaf) = self.tree.doomed_leaf(top, near) {
-            if self.spent(begun) {
+            let cost = match self.tree.get(leaf).map(|node| node.holder) {
+                Some(Holder::End(connection, _)) => self.cost_of_ending(connection),
+                Some(Holder::Ticket(_)) => MOST_AT_ONCE,
+                _ => 1,
+            };
+            if self.spent(begun, cost) {
                 return false;
             }
             near = self.tree.parent(leaf);

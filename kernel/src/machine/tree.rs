@@ -480,6 +480,11 @@ impl Tree {
         Some(leaf)
     }
 
+    /// Whether nothing hangs below it.
+    pub(super) fn is_leaf(&self, id: NodeId) -> bool {
+        self.places.get(id).is_none_or(Place::is_leaf)
+    }
+
     /// What it hangs below.
     pub(super) fn parent(&self, id: NodeId) -> Option<NodeId> {
         self.places.get(id)?.parent

@@ -2,17 +2,23 @@
 //!
 //! Whatever a task can make large by patience, the descendants of a capability, its own space, is
 //! not gone through in one request: the request does the first [`PORTION`] nodes, and what remains
-//! is put off. The shell has the machine do another portion after each task's turn, so nobody waits
-//! for more than one. Those by whose doing there is something to do take turns, so that one who has
-//! put off much delays the others' by one portion each.
+//! is put off. The shell has the machine do another portion after each task's turn. So between two
+//! requests of others there are at most [`BETWEEN`] nodes: those of a request, and those of a portion.
+//! Those by whose doing there is something to do take turns, so that one who has put off much delays
+//! the others' by one portion each.
 
 use super::Machine;
 use super::tree::NodeId;
-use rendez_protocol::{TaskId, limit};
+use rendez_protocol::{ConnectionId, TaskId, limit};
 use std::collections::VecDeque;
 
 /// Nodes that are handled at most between two requests.
-pub(super) const PORTION: usize = 64;
+const BETWEEN: usize = 64;
+/// Nodes that are handled at most in one portion, or by a request.
+pub(super) const PORTION: usize = 32;
+const _: () = assert!(2 * PORTION <= BETWEEN);
+/// What voiding a ticket may come to, or removing a node that others hang below.
+pub(super) const MOST_AT_ONCE: usize = limit::TICKET_CAPABILITIES_MAX + 1;
 
 /// Something that was put off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,17 +77,21 @@ impl Machine {
     }
 
     /// Whether the portion that was begun when so many nodes had been handled might be exceeded by
-    /// another step: one handles at most a whole ticket.
-    pub(super) fn spent(&self, begun: u64) -> bool {
+    /// what handles so many more. The first of a portion is always done.
+    pub(super) fn spent(&self, begun: u64, more: usize) -> bool {
         let handled = usize::try_from(self.tree.handled.wrapping_sub(begun)).unwrap_or(usize::MAX);
-        let most =
-            self.portion.saturating_sub(limit::TICKET_CAPABILITIES_MAX.min(self.portion / 2));
-        handled >= most
+        handled > 0 && handled.saturating_add(more) > self.portion
     }
 
-    /// Hangs over what is below a node that is gone, as much as there may be now.
+    /// How many nodes ending a connection handles at most; of one that has tickets, ending the first.
+    pub(super) fn cost_of_ending(&self, connection: ConnectionId) -> usize {
+        let of = self.connections.get(connection);
+        if of.is_some_and(|of| !of.tickets.is_empty()) { MOST_AT_ONCE } else { 2 }
+    }
+
+    /// Has what is below a node that is gone hung over, if there is anything.
     pub(super) fn dissolve(&mut self, by: Option<TaskId>, id: NodeId) {
-        if !self.tree.hang_over(id, self.portion) {
+        if !self.tree.hang_over(id, 0) {
             self.works.put(by.unwrap_or(TaskId::KERNEL), Work::Dissolve(id));
         }
     }

@@ -229,7 +229,9 @@ pub fn run(config: Config) -> Result<(), Error> {
         }
         shell.try_again();
         shell.ring();
-        shell.step();
+        if ready.is_empty() {
+            shell.step();
+        }
         for event in &ready {
             match event.data.u64() {
                 LISTENER => shell.accept(),
@@ -246,6 +248,10 @@ pub fn run(config: Config) -> Result<(), Error> {
             shell.step();
         }
         shell.finish_turn();
+        if !ready.is_empty() && shell.machine.is_at_work() {
+            // Whoever was answered on this very processor goes first.
+            rustix::thread::sched_yield();
+        }
     }
 }
 
@@ -404,6 +410,8 @@ impl Shell {
     /// Has the machine do a portion of what it has put off, if it has put anything off.
     fn step(&mut self) {
         if self.machine.is_at_work() {
+            // Those who have been answered do not wait for it.
+            self.finish_turn();
             self.apply(Input::Step);
             self.settle();
         }
