@@ -67,6 +67,11 @@ pub enum Command {
     Ps,
     /// Tasks, endpoints, who may connect where, who waits for whom and who waits in a circle
     Graph(GraphArguments),
+    /// What a task has: its quotas, connections and capabilities; or what a name leads to
+    Inspect {
+        /// A task, by its number or its name, or a path of the name space; without it, this command
+        what: Option<Inspected>,
+    },
     /// What crosses each connection, how long it takes, who wakes whom and who waits for whom
     Top(Top),
     /// Start a task of the system again
@@ -574,6 +579,27 @@ impl FromStr for NamePath {
         }
         let kept: Vec<_> = below.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
         Ok(Self(format!("/{}", kept.join("/"))))
+    }
+}
+
+/// What is to be looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Inspected {
+    /// What is registered under a path.
+    Path(NamePath),
+    /// A task, by its number or its name.
+    Task(String),
+}
+
+impl FromStr for Inspected {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "" => Err("name a task, by its number or its name, or a path: /…".into()),
+            path if path.starts_with('/') => Ok(Self::Path(path.parse()?)),
+            task => Ok(Self::Task(task.into())),
+        }
     }
 }
 

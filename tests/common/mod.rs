@@ -11,6 +11,7 @@
 pub(crate) mod raw;
 
 use rendez::protocol::kernel::{Give, Limits, ObjectKind, Received, TaskInfo};
+use rendez::protocol::quota::Allotment;
 use rendez::protocol::{Rights, Slot, TaskId, decode, encode, name, supervisor};
 use rendez::runtime::Place;
 use rendez::{Client, Connection, Error, NEVER, Options, Status, Task};
@@ -377,6 +378,17 @@ impl Assistant {
         given: &[(&str, Slot, Rights)],
         variables: &[(&str, &std::ffi::OsStr)],
     ) -> Self {
+        Self::start_with(parent, role, given, variables, Vec::new())
+    }
+
+    /// As [`Assistant::start`], with parts of its own of what its parent has.
+    pub(crate) fn start_with(
+        parent: &Task,
+        role: &str,
+        given: &[(&str, Slot, Rights)],
+        variables: &[(&str, &std::ffi::OsStr)],
+        quotas: Vec<Allotment>,
+    ) -> Self {
         let give = given
             .iter()
             .map(|(name, slot, rights)| Give {
@@ -387,7 +399,7 @@ impl Assistant {
                 limits: Limits::SAME,
             })
             .collect();
-        let (capability, id, socket) = parent.create_task(role, give).unwrap();
+        let (capability, id, socket) = parent.create_task_with(role, give, quotas).unwrap();
         assert_eq!(capability.kind, ObjectKind::Task);
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "assistant", "--nocapture", "--test-threads", "1"]);

@@ -11,6 +11,7 @@ mod down;
 mod get;
 mod graph;
 mod inject;
+mod inspect;
 mod ls;
 mod manifest;
 mod mkdir;
@@ -51,6 +52,7 @@ pub fn run(arguments: Arguments, output: &Output) -> Result<u8, Failure> {
         Command::Status => return status::run(&place()?, &task()?, output),
         Command::Ps => ps::run(&task()?, output)?,
         Command::Graph(arguments) => graph::run(&task()?, &arguments, output)?,
+        Command::Inspect { what } => inspect::run(&task()?, what.as_ref(), output)?,
         Command::Top(top) => top::run(&task()?, &top, output)?,
         Command::Restart { server } => restart::run(&task()?, &server, output)?,
         Command::Deaths { name, count } => {

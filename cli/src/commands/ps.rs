@@ -1,10 +1,12 @@
 //! `rendez ps`: the tasks of the system, and what each waits for.
 
+use super::inspect::{amount, colour};
 use crate::failure::Failure;
 use crate::output::{DIM, Output, printable, table};
 use rendez::Task;
 use rendez::protocol::TaskId;
 use rendez::protocol::kernel::{TaskInfo, Waiting};
+use rendez::protocol::quota::Use;
 use serde::Serialize;
 
 /// A task, for scripts.
@@ -18,6 +20,8 @@ struct Row<'a> {
     capabilities: u32,
     client_connections: u32,
     server_connections: u32,
+    /// The quota of which it has least left.
+    tightest: Option<&'a Use>,
     waits: Vec<Wait<'a>>,
     /// Whether it is this very command.
     own: bool,
@@ -43,7 +47,18 @@ pub(super) fn run(task: &Task, output: &Output) -> Result<(), Failure> {
     let rows: Vec<_> = tasks.iter().map(|info| row(info, own)).collect();
     output.value(&rows);
     let lines: Vec<_> = rows.iter().map(line).collect();
-    let head = ["TASK", "NAME", "PID", "UID", "CAPS", "CLIENT", "SERVER", "PARENT", "WAITS FOR"];
+    let head = [
+        "TASK",
+        "NAME",
+        "PID",
+        "UID",
+        "CAPS",
+        "CLIENT",
+        "SERVER",
+        "TIGHTEST",
+        "PARENT",
+        "WAITS FOR",
+    ];
     output.line(table(&head, &lines));
     Ok(())
 }
@@ -58,6 +73,7 @@ fn row(info: &TaskInfo, own: TaskId) -> Row<'_> {
         capabilities: info.capabilities,
         client_connections: info.client_connections,
         server_connections: info.server_connections,
+        tightest: info.tightest.as_ref(),
         waits: info
             .waits
             .iter()
@@ -95,9 +111,26 @@ fn line(row: &Row<'_>) -> Vec<String> {
         row.capabilities.to_string(),
         row.client_connections.to_string(),
         row.server_connections.to_string(),
+        or_none(row.tightest.map(tightest)),
         or_none(row.parent.clone()),
         if waits.is_empty() { "-".into() } else { waits.join(", ") },
     ]
+}
+
+/// The quota, what is used, and of how much: the task's own, or what it draws on if that is tighter.
+fn tightest(of: &Use) -> String {
+    let own = (of.used, of.limit);
+    let (used, limit) = match &of.share {
+        Some(share) if tighter((share.used, share.limit), own) => (share.used, share.limit),
+        _ => own,
+    };
+    let colour = colour(of.permille());
+    let (used, limit) = (amount(of.quota, used), amount(of.quota, limit));
+    format!("{} {colour}{used}/{limit}{colour:#}", of.quota.name())
+}
+
+fn tighter(one: (u64, u64), other: (u64, u64)) -> bool {
+    u128::from(one.0) * u128::from(other.1.max(1)) > u128::from(other.0) * u128::from(one.1.max(1))
 }
 
 pub(super) fn number(id: TaskId) -> String {

@@ -12,12 +12,14 @@
 //! [[rule]]
 //! who = [1001, 1002]
 //! give.name = "sr"
+//! quotas = { tasks = 20, bytes = 1_000_000_000 }   # of all their tasks together
 //! ```
 //!
 //! The first rule for a uid counts. `give` says which of [`GIFTS`] they get, with which rights, as
 //! letters (those of `rendez run --give`); nobody is given more than the supervisor can give.
 
 use rendez::Rights;
+use rendez::protocol::quota::{Allotment, Quota};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -60,6 +62,9 @@ pub struct Rule {
     /// What they are given: names of [`GIFTS`], and letters of rights.
     #[serde(default)]
     pub give: BTreeMap<Spanned<String>, Spanned<String>>,
+    /// What all their tasks may have together, by quota; what is not named is the kernel's default.
+    #[serde(default)]
+    pub quotas: BTreeMap<Spanned<String>, u64>,
 }
 
 /// Whom a rule is for.
@@ -120,6 +125,8 @@ pub struct Admission {
     pub uid: Option<u32>,
     /// What is given: names of [`GIFTS`], and rights.
     pub give: Vec<(String, Rights)>,
+    /// What is set aside for all tasks of that uid together.
+    pub quotas: Vec<Allotment>,
 }
 
 impl Policy {
@@ -144,7 +151,7 @@ impl Policy {
             .map(|(name, rights)| (nowhere(name), nowhere(&rights.to_letters())))
             .collect();
         let who = Spanned::new(0..0, OneOrMany::One(Who::Word("own".into())));
-        Self { rules: vec![Rule { who, give }] }
+        Self { rules: vec![Rule { who, give, quotas: BTreeMap::new() }] }
     }
 
     /// The policy that `text` is, in TOML.
@@ -166,7 +173,7 @@ impl Policy {
     pub fn admissions(&self, own: u32) -> Result<Vec<Admission>, Mistake> {
         let mut all = Vec::new();
         for rule in &self.rules {
-            let give = rule.gifts()?;
+            let (give, quotas) = (rule.gifts()?, rule.allotments()?);
             for who in rule.who.get_ref().all() {
                 let uid = match who {
                     Who::Uid(uid) => Some(*uid),
@@ -180,7 +187,7 @@ impl Policy {
                         return Err(Mistake { at: rule.who.span(), what });
                     }
                 };
-                all.push(Admission { uid, give: give.clone() });
+                all.push(Admission { uid, give: give.clone(), quotas: quotas.clone() });
             }
             if all.len() > rendez::protocol::limit::DOOR_RULES_MAX {
                 let most = rendez::protocol::limit::DOOR_RULES_MAX;
@@ -199,6 +206,21 @@ impl Policy {
 }
 
 impl Rule {
+    fn allotments(&self) -> Result<Vec<Allotment>, Mistake> {
+        let allotment = |(name, amount): (&Spanned<String>, &u64)| {
+            let known = Quota::SHARED.into_iter().find(|quota| quota.name() == name.get_ref());
+            known.map(|quota| Allotment { quota, amount: *amount }).ok_or_else(|| Mistake {
+                at: name.span(),
+                what: format!(
+                    "{:?} is no quota that is shared out; there are: {}",
+                    name.get_ref(),
+                    Quota::SHARED.map(Quota::name).join(", ")
+                ),
+            })
+        };
+        self.quotas.iter().map(allotment).collect()
+    }
+
     fn gifts(&self) -> Result<Vec<(String, Rights)>, Mistake> {
         let mut gifts = Vec::new();
         for (name, letters) in &self.give {
@@ -241,6 +263,7 @@ impl Rule {
 mod tests {
     use super::{Admission, GIFTS, Policy};
     use rendez::Rights;
+    use rendez::protocol::quota::{Allotment, Quota};
 
     fn mistake(text: &str) -> String {
         Policy::parse(text).expect_err(text).in_text(text)
@@ -274,13 +297,23 @@ mod tests {
             give.name = \"r\"
             [[rule]]
             who = \"others\"
+            quotas.tasks = 3
         ";
         let policy = Policy::parse(text).expect("a policy");
         let name = vec![("name".to_owned(), Rights::SEND | Rights::READ)];
-        let of = |uid, give: &Vec<_>| Admission { uid, give: give.clone() };
+        let of = |uid, give: &Vec<_>, quotas: Vec<Allotment>| Admission {
+            uid,
+            give: give.clone(),
+            quotas,
+        };
+        let three = vec![Allotment { quota: Quota::Tasks, amount: 3 }];
         assert_eq!(
             policy.admissions(7),
-            Ok(vec![of(Some(7), &name), of(Some(1001), &name), of(None, &vec![])])
+            Ok(vec![
+                of(Some(7), &name, vec![]),
+                of(Some(1001), &name, vec![]),
+                of(None, &vec![], three)
+            ])
         );
         assert!(policy.admits_others(7));
         assert_eq!(Policy::parse("").expect("nobody").admissions(7), Ok(vec![]));
@@ -297,6 +330,7 @@ mod tests {
             ("[[rule]]\nwho = 1\nhow = 2", "line 3, column 1:", "how"),
             ("[[rule]]\nwho = -1", "line 2, column 7:", ""),
             ("[[rule]]\ngive.name = \"r\"", "line 1, column 1:", "who"),
+            ("[[rule]]\nwho = 1\nquotas.tickets = 1", "line 3, column 8:", "endpoints"),
             ("[[rule]\n", "line 1,", ""),
         ] {
             let said = mistake(text);

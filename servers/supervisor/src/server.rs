@@ -177,7 +177,7 @@ impl<P: BuiltIn> Supervisor<P> {
         let rule = |rule: crate::policy::Admission| DoorRule {
             uid: rule.uid,
             give: rule.give.into_iter().filter_map(give).collect(),
-            quotas: Vec::new(),
+            quotas: rule.quotas,
         };
         let rules = admissions.into_iter().map(rule).collect();
         Ok(self.task.set_front_door(self.kernel, rules)?)
