@@ -1,0 +1,139 @@
+//! Revocation: all at once, and answered when the servers have acknowledged.
+
+use super::connections::Phase;
+use super::grants::Holder;
+use super::{Reference, Reply, fits};
+use crate::effect::{Alarm, Effect, Side};
+use rendez_protocol::kernel::Answer;
+use rendez_protocol::{ConnectionId, Slot, TaskId, Why, limit};
+
+/// One that has not been acknowledged.
+#[derive(Clone, Debug)]
+pub(super) struct Revocation {
+    pub(super) number: u64,
+    /// Who waits for the answer, with which request.
+    pub(super) caller: Option<(TaskId, u64)>,
+    capabilities: u32,
+    connections: u32,
+    /// Servers that have not acknowledged, and what.
+    late: Vec<(TaskId, ConnectionId)>,
+}
+
+impl Reference {
+    /// What is below goes, leaves first; who watches with what goes hears nothing of the rest.
+    pub(super) fn revoke(&mut self, who: TaskId, transaction: u64, slot: Slot) -> Reply {
+        let top = self.capability(who, slot)?.number;
+        let pending = self.revocations.iter().filter(|it| it.caller.is_some_and(|it| it.0 == who));
+        let what = "revocations of a task that are not done";
+        fits(pending.count() as u64, 1, self.quotas.parked, what)?;
+        let mut revocation = Revocation {
+            number: self.number(),
+            caller: Some((who, transaction)),
+            capabilities: self.descendants(top),
+            connections: 0,
+            late: Vec::new(),
+        };
+        let doomed: Vec<u64> = self
+            .live()
+            .filter(|grant| self.is_revoked_with(grant, top))
+            .map(|grant| grant.number)
+            .collect();
+        for number in doomed {
+            if let Some(grant) = self.grant_mut(number) {
+                grant.watches = false;
+            }
+        }
+        while let Some(leaf) = self.first_leaf(top) {
+            let Holder::End(id, _) = self.grant(leaf).unwrap().holder else {
+                self.remove(leaf);
+                continue;
+            };
+            self.void_all(id);
+            let Some(connection) = self.connection(id) else { continue };
+            revocation.connections += 1;
+            let server = connection.server.task;
+            if connection.phase == Phase::Open && server != who {
+                revocation.late.push((server, id));
+            }
+            self.end(id, Why::Revoked, None);
+        }
+        // Servers that died of it have nothing to say.
+        revocation.late.retain(|(server, _)| self.task(*server).is_some());
+        if revocation.late.is_empty() {
+            self.revoked(&revocation);
+        } else {
+            let alarm = Alarm::Grace(revocation.number);
+            self.said.push(Effect::After { milliseconds: limit::REVOKE_GRACE_MS, alarm });
+            self.revocations.push(revocation);
+        }
+        Ok(None)
+    }
+
+    /// The first in the list that a revocation takes and that nothing is below.
+    fn first_leaf(&self, top: u64) -> Option<u64> {
+        let doomed = self.live().filter(|grant| self.is_revoked_with(grant, top));
+        let has_below = |number| self.live().any(|below| below.parent == Some(number));
+        doomed.map(|grant| grant.number).find(|number| !has_below(*number))
+    }
+
+    /// Answers who asked.
+    fn revoked(&mut self, revocation: &Revocation) {
+        let mut unacknowledged: Vec<TaskId> = revocation.late.iter().map(|it| it.0).collect();
+        unacknowledged.sort_unstable();
+        unacknowledged.dedup();
+        let &Revocation { capabilities, connections, .. } = revocation;
+        if let Some((who, transaction)) = revocation.caller {
+            let answer = Answer::Revoked { capabilities, connections, unacknowledged };
+            self.answer(who, transaction, Ok(answer));
+        }
+    }
+
+    /// Those that nobody is late for any more are done.
+    fn settle_revocations(&mut self) {
+        while let Some(at) = self.revocations.iter().position(|it| it.late.is_empty()) {
+            let revocation = self.revocations.remove(at);
+            self.said.push(Effect::Unset(Alarm::Grace(revocation.number)));
+            self.revoked(&revocation);
+        }
+    }
+
+    /// A server looks at an ended connection no more.
+    pub(super) fn acknowledge(&mut self, who: TaskId, connection: ConnectionId, side: Side) {
+        if side == Side::Server {
+            for revocation in &mut self.revocations {
+                revocation.late.retain(|it| *it != (who, connection));
+            }
+            self.settle_revocations();
+        }
+    }
+
+    /// A task is dead: it says nothing any more, and is told nothing.
+    pub(super) fn revocations_without(&mut self, who: TaskId) {
+        for revocation in &mut self.revocations {
+            if revocation.caller.is_some_and(|it| it.0 == who) {
+                revocation.caller = None;
+            }
+            revocation.late.retain(|it| it.0 != who);
+        }
+        self.settle_revocations();
+    }
+
+    pub(super) fn grace_over(&mut self, number: u64) {
+        if let Some(at) = self.revocations.iter().position(|it| it.number == number) {
+            let revocation = self.revocations.remove(at);
+            self.revoked(&revocation);
+        }
+    }
+
+    /// Whoever asked hears no more of it.
+    pub(super) fn cancel_revocation(&mut self, who: TaskId, transaction: u64) -> bool {
+        let of = |it: &&mut Revocation| it.caller == Some((who, transaction));
+        match self.revocations.iter_mut().find(of) {
+            Some(revocation) => {
+                revocation.caller = None;
+                true
+            }
+            None => false,
+        }
+    }
+}
