@@ -52,6 +52,7 @@ mod launch;
 mod limits;
 mod machine;
 pub mod mechanism;
+mod notification;
 mod options;
 mod paint;
 #[cfg(feature = "peers")]

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::baseline::{self, SharedMemory, Sockets};
 use crate::launch::Launcher;
+use crate::notification::Notifications;
 #[cfg(feature = "peers")]
 use crate::peers;
 use crate::recorder::Recorder;
@@ -71,7 +72,12 @@ pub fn all() -> &'static [&'static dyn Mechanism] {
 }
 
 /// Mechanisms that only an experiment of their own measures.
-static APART: &[&dyn Mechanism] = &[&Uncounted(Wait::Spin), &Uncounted(Wait::Block)];
+static APART: &[&dyn Mechanism] = &[
+    &Uncounted(Wait::Spin),
+    &Uncounted(Wait::Block),
+    &Notifications(Wait::Spin),
+    &Notifications(Wait::Block),
+];
 
 /// How a mechanism with a choice waits for its peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -33,7 +33,7 @@ pub(crate) struct Rendez(pub(crate) mechanism::Wait);
 #[derive(Debug)]
 pub(crate) struct Uncounted(pub(crate) mechanism::Wait);
 
-const fn wait(wait: mechanism::Wait) -> rendez::Wait {
+pub(crate) const fn wait(wait: mechanism::Wait) -> rendez::Wait {
     match wait {
         mechanism::Wait::Spin => rendez::Wait::Spin,
         mechanism::Wait::Adaptive => rendez::Wait::Adaptive,
@@ -41,7 +41,7 @@ const fn wait(wait: mechanism::Wait) -> rendez::Wait {
     }
 }
 
-fn other(error: Error) -> io::Error {
+pub(crate) fn other(error: Error) -> io::Error {
     io::Error::other(error)
 }
 
@@ -146,7 +146,7 @@ fn serve(
 
 /// A kernel in a thread of this process, and this process as its first task. The kernel ends when
 /// the first of the two is dropped.
-fn start_kernel() -> io::Result<(OwnedFd, Task)> {
+pub(crate) fn start_kernel() -> io::Result<(OwnedFd, Task)> {
     let listener =
         socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     // Without a name of ours, Linux gives it an abstract one; nobody is given anything there.

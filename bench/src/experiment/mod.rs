@@ -14,6 +14,7 @@ mod fan;
 mod floor_rate;
 mod idle;
 mod load;
+mod notification;
 mod oneway;
 mod own_ring;
 mod pipeline;
@@ -72,6 +73,7 @@ pub fn all() -> &'static [Entry] {
         load::ENTRY,
         setup::ENTRY,
         counters::ENTRY,
+        notification::ENTRY,
         bulk::ENTRY,
         breakdown::ENTRY,
         capabilities::ENTRY,
