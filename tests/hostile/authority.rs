@@ -2,9 +2,11 @@
 
 use crate::attacker::{Hostile, honest, over_quota};
 use crate::common::raw::{Memory, mint, offer, request};
-use crate::victim::ACCEPT;
+use crate::victim::{ACCEPT, KEEP};
+use rendez::protocol::injection::{Action, Injection, InjectionId, Phase};
 use rendez::protocol::kernel::{Answer, Doorbell, Hold, KernelError, Request, Shape, Travel};
-use rendez::protocol::{TaskId, encode};
+use rendez::protocol::waits::Look;
+use rendez::protocol::{ConnectionId, TaskId, encode};
 use rendez::{Rights, Slot, Status};
 use rustix::process::Signal;
 
@@ -20,6 +22,76 @@ pub(crate) fn where_others_came_from(hostile: &mut Hostile) {
             hostile.task.refused(&Request::Provenance { slot, of });
             let own = hostile.task.own.slot;
             hostile.task.refused(&Request::Provenance { slot: own, of });
+        }
+    }
+}
+
+pub(crate) fn faults_in_others(hostile: &mut Hostile) {
+    let own = hostile.task.own.slot;
+    let injection = Injection { phase: Phase::Now, nth: 1, action: Action::Kill };
+    let given: Vec<Slot> = hostile.task.given.iter().map(|given| given.capability.slot).collect();
+    for index in 0..20 {
+        let other = TaskId { index, generation: 0 };
+        if other == hostile.task.id {
+            continue;
+        }
+        for slot in given.iter().copied().chain([own]) {
+            let task = Some(other);
+            for request in [
+                Request::Inject { slot, task, injection },
+                Request::Injections { slot, task },
+                Request::CancelInjection { slot, task, id: InjectionId(1) },
+            ] {
+                hostile.task.refused(&request);
+            }
+        }
+    }
+    for slot in given {
+        hostile.task.refused(&Request::Inject { slot, task: None, injection });
+    }
+    for number in 0..100 {
+        hostile.task.refused(&Request::Struck { id: InjectionId(number) });
+    }
+}
+
+pub(crate) fn what_others_hold(hostile: &mut Hostile) {
+    let own = hostile.task.own.slot;
+    let given: Vec<Slot> = hostile.task.given.iter().map(|given| given.capability.slot).collect();
+    for slot in given.into_iter().chain([own]) {
+        for index in 0..20 {
+            let task = TaskId { index, generation: 0 };
+            if task == hostile.task.id {
+                continue;
+            }
+            for request in [
+                Request::Quotas { slot, task },
+                Request::Held { slot, task, from: 0 },
+                Request::Ends { slot, task, from: 0 },
+                Request::Page { slot, task },
+                Request::List { slot, from: index },
+                Request::Waits { slot, after: Some(task) },
+                Request::Capabilities { slot, after: Some((task, slot)) },
+                Request::Endpoints { slot, after: None },
+            ] {
+                hostile.task.refused(&request);
+            }
+        }
+    }
+}
+
+pub(crate) fn circles_that_are_none(hostile: &mut Hostile) {
+    let mut connection = hostile.connect();
+    connection.publish(request(KEEP, 64), b"never answered");
+    for number in 0..3000 {
+        let asked = if number % 2 == 0 {
+            connection.id
+        } else {
+            ConnectionId { index: number, generation: 0 }
+        };
+        let look = Request::LookForCircle { connection: asked, transaction: u64::from(number / 9) };
+        match hostile.task.ask(&look).0 {
+            Answer::Error(_) | Answer::Circle(Look::Nothing | Look::Suspected) => {}
+            other => panic!("{other:?}"),
         }
     }
 }

@@ -153,16 +153,26 @@ pub(crate) fn leaves_its_socket_to_a_child(hostile: &mut Hostile) {
     rustix::io::fcntl_setfd(&hostile.task.socket, rustix::io::FdFlags::empty()).unwrap();
     // A descendant that keeps the socket too, and knows nothing of it.
     let mut child = sleep().spawn().unwrap();
-    hostile.role.say(format!("child {}", child.id()));
+    hostile.role.say(format!("child {} ", child.id()));
     if child.try_wait().unwrap().is_none() {
         die();
     }
 }
 
+pub(crate) fn forks_and_execs(hostile: &mut Hostile) {
+    let mut connection = hostile.connect();
+    honest(&mut connection, 1);
+    // The library would have the child let go of the socket.
+    let child = fork_a_sleeper();
+    hostile.role.say(format!("child {child} "));
+    hostile.role.say("done");
+    panic!("{}", sleep().exec());
+}
+
 pub(crate) fn forks_and_dies(hostile: &mut Hostile) {
     let mut connection = hostile.connect();
     honest(&mut connection, 1);
-    hostile.role.say(format!("child {}", fork_a_sleeper()));
+    hostile.role.say(format!("child {} ", fork_a_sleeper()));
     die();
 }
 

@@ -39,8 +39,14 @@ pub(crate) fn play(code: &str) {
         assert_eq!(hostile.hear(), "serves");
         assert_eq!(stage.send_to_it(expected), expected, "what the victim is told");
     }
+    let mut said = String::new();
     match attack.attacker {
-        Attacker::Stays => while hostile.hear() != "done" {},
+        Attacker::Stays => loop {
+            match hostile.hear() {
+                line if line == "done" => break,
+                line => said.push_str(&line),
+            }
+        },
         Attacker::GivenUp => {
             let status = hostile.child.wait().unwrap();
             assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "the kernel kills it");
@@ -62,7 +68,8 @@ pub(crate) fn play(code: &str) {
     let lives = matches!(attack.attacker, Attacker::Stays | Attacker::Stopped);
     assert_eq!(listed, lives, "whether the kernel lists it");
     // Those that it has left behind, which outlive it.
-    for child in hostile.ignore().split("child ").skip(1) {
+    said.push_str(&hostile.ignore());
+    for child in said.split("child ").skip(1) {
         let pid = child.split_whitespace().next().unwrap().parse().unwrap();
         signal(pid, Signal::KILL);
     }

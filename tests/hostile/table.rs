@@ -396,6 +396,8 @@ attacks! {
     Task life::execs => Ends, Victim::HearsItGo;
     /// leaves its kernel socket open to a child, and dies
     Task life::leaves_its_socket_to_a_child => Ends, Victim::HearsItGo;
+    /// forks without the library, leaves its socket to the child, and execs
+    Task life::forks_and_execs => Stays, Victim::ServesOn;
     /// forks, and dies
     Task life::forks_and_dies => Ends, Victim::HearsItGo;
     /// closes its kernel socket and goes on writing into its ring
@@ -430,6 +432,12 @@ attacks! {
 
     /// asks where capabilities came from without the right to
     Task authority::where_others_came_from => Stays, Victim::HearsNothing;
+    /// puts faults into others, and says that some have struck
+    Task authority::faults_in_others => Stays, Victim::HearsNothing;
+    /// looks at what others hold, use and wait for
+    Task authority::what_others_hold => Stays, Victim::HearsNothing;
+    /// asks again and again whether it waits in a circle, which it does not
+    Task authority::circles_that_are_none => Stays, Victim::ServesOn;
     /// stops others from receiving, and says for how long they are waited for
     Task authority::receivers_of_others => Stays, Victim::HearsNothing;
     /// connects while the capability for it is revoked, again and again
