@@ -153,7 +153,8 @@ pub(crate) fn launch(
 ) -> Result<Running, rendez::Error> {
     let planned = &plan.tasks[place];
     let gifts = gifts(planned, entries, place, own, kernel);
-    let (capability, id, socket) = task.create_task(&planned.name, gifts)?;
+    let (capability, id, socket) =
+        task.create_task_with(&planned.name, gifts, planned.quotas.clone())?;
     let started = task.watch(capability.slot).and_then(|()| {
         let failed = |error: io::Error| {
             rendez::Error::system(format!("starting the task {}", planned.name), error)

@@ -1,47 +1,21 @@
 //! Whether a manifest makes sense. What the reader of TOML finds wrong is told alone; of all else,
 //! all that is wrong is told at once.
 
-use super::plan::{Getting, Plan, Planned, Program, Readiness, Serving, Source, Stuck};
-use super::problem::{Problem, Problems, of_toml, suggestion};
-use super::values::{Origin, Period};
+use super::plan::{Plan, Planned, Source};
+use super::problem::{Problem, Problems, of_toml};
 use super::{
-    BUILT_IN, MANIFEST_BYTES_MAX, READY_LABEL, STANDARD, STANDARD_NAME, SUPERVISOR_PATH, TASKS_MAX,
-    Written, WrittenGetting, WrittenHold, WrittenServing, WrittenTask,
+    MANIFEST_BYTES_MAX, STANDARD, STANDARD_NAME, SUPERVISOR_PATH, TASKS_MAX, Written, WrittenTask,
 };
 use crate::order::order;
-use crate::restart::{Policy, When};
-use crate::sandbox::{Resources, Sandbox};
-use crate::stuck::Then;
-use rendez::Rights;
-use rendez::protocol::kernel::Hold;
 use rendez_protocol::limit::{GIVEN_CAPABILITIES_MAX, LABEL_BYTES_MAX, PATH_BYTES_MAX};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 use toml::Spanned;
 
-/// What whoever looks an endpoint up can have unless the manifest says otherwise.
-const CLIENT: Rights = Rights::SEND
-    .union(Rights::MINT)
-    .union(Rights::GRANT)
-    .union(Rights::WATCH)
-    .union(Rights::INSPECT)
-    .union(Rights::READ)
-    .union(Rights::WRITE);
-/// Rights that there are to an endpoint.
-const ENDPOINT: Rights =
-    CLIENT.union(Rights::POST).union(Rights::INJECT).union(Rights::SERVER_MASK);
-/// Rights that there are to the supervisor.
-const SUPERVISOR: Rights = CLIENT.union(Rights::MANAGE);
-/// Rights that there are to the kernel's own task, of those that can be given away.
-const KERNEL: Rights = Rights::MINT
-    .union(Rights::GRANT)
-    .union(Rights::WATCH)
-    .union(Rights::INSPECT)
-    .union(Rights::INJECT);
-/// When a server is stuck unless the manifest says otherwise.
-const STUCK: Stuck = Stuck { after: Duration::from_secs(10), then: Then::Report };
+mod capabilities;
+mod running;
+
 /// What a task has of the supervisor's environment unless it says otherwise.
 const INHERITED: [&str; 8] =
     ["PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "RUST_BACKTRACE", "RUST_LOG"];
@@ -245,214 +219,9 @@ impl<'a> Checker<'a> {
             give_up: written.restart.give_up.unwrap_or_default(),
             stuck: self.stuck(written),
             limits: self.limits(written),
-            sandbox: sandbox(&written.sandbox, base),
+            quotas: self.quotas(written),
+            sandbox: running::sandbox(&written.sandbox, base),
         }
-    }
-
-    fn program(&mut self, at: &Range<usize>, task: &WrittenTask, base: &Path) -> Program {
-        match (&task.program, &task.built_in) {
-            (Some(program), None) => {
-                self.no_nul("a program", program);
-                let text = program.get_ref();
-                if text.is_empty() {
-                    self.wrong("no program is named", program.span(), "here");
-                }
-                // As in a shell: with a slash it is a file, without one it is looked for.
-                let file = if text.contains('/') { base.join(text) } else { PathBuf::from(text) };
-                Program::File(file)
-            }
-            (None, Some(built_in)) => {
-                let text = built_in.get_ref();
-                if !BUILT_IN.contains(&text.as_str()) {
-                    let what = format!("no server called `{text}` is built in");
-                    let help = suggestion(text, BUILT_IN)
-                        .unwrap_or_else(|| format!("there are: {}", BUILT_IN.join(", ")));
-                    self.wrong(what, built_in.span(), "here").help = Some(help);
-                } else if !task.serves.keys().any(|label| label.get_ref() == "serve") {
-                    let what = "a built-in server serves the endpoint that it is given as `serve`";
-                    self.wrong(what, at.clone(), "this task has none of that name").help =
-                        Some(format!("add: serves.serve = {{ path = \"/{text}\" }}"));
-                }
-                Program::BuiltIn(text.clone())
-            }
-            (None, None) => {
-                self.wrong("it is not said what this task executes", at.clone(), "this task")
-                    .help = Some("add: program = \"…\"".into());
-                Program::File(PathBuf::new())
-            }
-            (Some(program), Some(_)) => {
-                self.wrong("`program` and `built-in` exclude each other", program.span(), "here");
-                Program::File(PathBuf::new())
-            }
-        }
-    }
-
-    fn no_nul(&mut self, what: &str, text: &Spanned<String>) {
-        if text.get_ref().contains('\0') {
-            self.wrong(format!("{what} cannot contain a NUL"), text.span(), "here");
-        }
-    }
-
-    fn variable(&mut self, name: &Spanned<String>) {
-        let text = name.get_ref();
-        if text.is_empty() || text.contains(['=', '\0']) {
-            self.wrong(format!("{text:?} cannot be the name of a variable"), name.span(), "here");
-        } else if text == rendez_protocol::kernel::SOCKET_VARIABLE {
-            self.wrong(format!("{text} is set by the supervisor"), name.span(), "here");
-        }
-    }
-
-    fn label(&mut self, label: &Spanned<String>) {
-        let text = label.get_ref();
-        if text.is_empty() || text.len() > LABEL_BYTES_MAX || text.contains(char::is_control) {
-            let what = format!("{text:?} cannot be the name of a capability");
-            let help = format!("it has 1 to {LABEL_BYTES_MAX} printable bytes");
-            self.wrong(what, label.span(), "this name").help = Some(help);
-        } else if text == READY_LABEL {
-            let what = format!("`{READY_LABEL}` is what the supervisor itself gives a task");
-            self.wrong(what, label.span(), "this name");
-        }
-    }
-
-    fn serving(&mut self, label: &Spanned<String>, serving: &WrittenServing) -> Serving {
-        self.label(label);
-        if let Some(rights) = &serving.rights {
-            self.possible(rights.get_ref().0, ENDPOINT, "an endpoint", rights.span());
-        }
-        Serving {
-            label: label.get_ref().clone(),
-            path: serving.path.as_ref().map(|path| path.get_ref().clone()),
-            rights: serving.rights.as_ref().map_or(CLIENT, |rights| rights.get_ref().0),
-            hold: serving.hold.as_ref().map_or(Hold::FOR_EVER, hold),
-        }
-    }
-
-    fn possible(&mut self, rights: Rights, all: Rights, what: &str, at: Range<usize>) {
-        let beyond = rights - all;
-        if !beyond.is_empty() {
-            let text = format!("there is no right {} to {what} that can be given", beyond.names());
-            let help = format!("there are: {}", (all & known()).to_letters());
-            self.wrong(text, at, "these rights").help = Some(help);
-        }
-    }
-
-    fn getting(
-        &mut self,
-        label: &Spanned<String>,
-        getting: &WrittenGetting,
-        task: &WrittenTask,
-    ) -> Getting {
-        self.label(label);
-        if let Some(served) = task.serves.keys().find(|served| *served == label) {
-            let what = format!("two capabilities are called `{}`", label.get_ref());
-            let other = (served.span(), "and here".into());
-            self.wrong(what, label.span(), "here").beside.push(other);
-        }
-        let (at, rights) = (getting.from.span(), getting.rights.get_ref().0);
-        let (source, all, what) = match getting.from.get_ref() {
-            Origin::Kernel => (Source::Kernel, KERNEL, "the kernel"),
-            Origin::Supervisor => (Source::Supervisor, SUPERVISOR, "the supervisor"),
-            Origin::Path(path) => (self.from_path(path, at), ENDPOINT, "an endpoint"),
-            Origin::Task(task, label) => {
-                (self.from_task(task, label.as_deref(), at), ENDPOINT, "an endpoint")
-            }
-        };
-        // A region that somebody registers can be looked up too.
-        let all = match source {
-            Source::Path(_) => all | Rights::MAP_READ | Rights::MAP_WRITE,
-            _ => all,
-        };
-        self.possible(rights, all, what, getting.rights.span());
-        Getting { label: label.get_ref().clone(), source, rights, badge: getting.badge }
-    }
-
-    /// A path that a task of the manifest serves is that endpoint; others are looked up.
-    fn from_path(&mut self, path: &str, at: Range<usize>) -> Source {
-        if path == SUPERVISOR_PATH {
-            return Source::Supervisor;
-        }
-        for (task, (_, written)) in self.tasks.iter().enumerate() {
-            let is_it =
-                |one: &WrittenServing| one.path.as_ref().is_some_and(|it| it.get_ref() == path);
-            if let Some(place) = written.get_ref().serves.values().position(is_it) {
-                return Source::Endpoint { task, place };
-            }
-        }
-        if !is_path(path) {
-            self.wrong(format!("{path:?} is no path of the name space"), at, "this path");
-        }
-        Source::Path(path.into())
-    }
-
-    fn from_task(&mut self, name: &str, label: Option<&str>, at: Range<usize>) -> Source {
-        let nothing = Source::Kernel;
-        let Some(&task) = self.names.get(name) else {
-            self.unknown_task(name, at);
-            return nothing;
-        };
-        let tasks = self.tasks;
-        let serves = &tasks[task].1.get_ref().serves;
-        let labels: Vec<&str> = serves.keys().map(|label| label.get_ref().as_str()).collect();
-        let found = match label {
-            Some(label) => labels.iter().position(|one| *one == label),
-            None if labels.len() == 1 => Some(0),
-            None => None,
-        };
-        if let Some(place) = found {
-            return Source::Endpoint { task, place };
-        }
-        let (what, help) = match (label, labels.as_slice()) {
-            (_, []) => (format!("the task `{name}` serves no endpoint"), None),
-            (Some(label), _) => (
-                format!("the task `{name}` has no endpoint `{label}`"),
-                suggestion(label, labels.iter().copied())
-                    .or_else(|| Some(format!("it has: {}", labels.join(", ")))),
-            ),
-            (None, _) => (
-                format!("the task `{name}` has several endpoints"),
-                Some(format!("write \"{name}.…\": it has {}", labels.join(", "))),
-            ),
-        };
-        self.wrong(what, at, "here").help = help;
-        nothing
-    }
-
-    fn unknown_task(&mut self, name: &str, at: Range<usize>) {
-        let known = self.tasks.iter().map(|(name, _)| name.get_ref().as_str());
-        let help = suggestion(name, known.clone())
-            .unwrap_or_else(|| format!("there are: {}", known.collect::<Vec<_>>().join(", ")));
-        self.wrong(format!("no task is called `{name}`"), at, "here").help = Some(help);
-    }
-
-    fn ready(&mut self, at: &Range<usize>, task: &WrittenTask) -> Readiness {
-        let Some(ready) = &task.ready else {
-            let serves = !task.serves.is_empty();
-            return if serves { Readiness::Serving } else { Readiness::Started };
-        };
-        let when = task.restart.when.as_ref();
-        match ready.get_ref() {
-            Readiness::Serving if task.serves.is_empty() => {
-                let problem = self.wrong(
-                    "a task that serves nothing is never ready by serving",
-                    ready.span(),
-                    "here",
-                );
-                problem.beside.push((at.clone(), "this task has no `serves`".into()));
-                problem.help = Some("write ready = \"says\", \"started\" or \"finished\"".into());
-            }
-            Readiness::Finished if when.is_some_and(|when| *when.get_ref() == When::Always) => {
-                let beside = when.map(|when| (when.span(), "is restarted".to_owned()));
-                self.wrong(
-                    "a task that is restarted always never finishes",
-                    ready.span(),
-                    "finished",
-                )
-                .beside
-                .extend(beside);
-            }
-            _ => {}
-        }
-        *ready.get_ref()
     }
 
     fn after(&mut self, place: usize, task: &WrittenTask) -> Vec<usize> {
@@ -488,97 +257,6 @@ impl<'a> Checker<'a> {
             self.wrong(what, at, &label).beside.extend(places);
         }
     }
-
-    fn positive(&mut self, what: &str, period: &Spanned<Period>) -> Option<Duration> {
-        if period.get_ref().0.is_zero() {
-            self.wrong(format!("`{what}` must be longer than nothing"), period.span(), "here");
-        }
-        Some(period.get_ref().0)
-    }
-
-    fn restart(&mut self, task: &WrittenTask) -> Policy {
-        let written = &task.restart;
-        let default = Policy::default();
-        let back_off = written.back_off.map_or(default.back_off, |period| period.0);
-        let cap =
-            written.cap.as_ref().map_or(default.cap.max(back_off), |period| period.get_ref().0);
-        if let Some(period) = &written.cap
-            && cap < back_off
-        {
-            let what = format!(
-                "the cap is shorter than the first back-off, {}",
-                crate::words::time(back_off)
-            );
-            self.wrong(what, period.span(), "here");
-        }
-        let (budget, within) = match &written.budget {
-            Some(budget) => {
-                (budget.restarts, self.positive("within", &budget.within).unwrap_or(default.within))
-            }
-            None => (default.budget, default.within),
-        };
-        Policy {
-            when: written.when.as_ref().map_or(default.when, |when| *when.get_ref()),
-            back_off,
-            cap,
-            reset_after: written.reset_after.map_or(default.reset_after, |period| period.0),
-            budget,
-            within,
-        }
-    }
-
-    fn stuck(&mut self, task: &WrittenTask) -> Option<Stuck> {
-        let Some(written) = &task.stuck else {
-            return (!task.serves.is_empty()).then_some(STUCK);
-        };
-        if task.serves.is_empty() {
-            self.wrong("a task that serves nothing is never stuck", written.span(), "here");
-        }
-        let after = self.positive("after", &written.get_ref().after)?;
-        Some(Stuck { after, then: written.get_ref().then })
-    }
-
-    fn limits(&mut self, task: &WrittenTask) -> Resources {
-        let written = &task.limits;
-        let cpu_seconds = written.cpu.as_ref().map(|period| period.get_ref().0.as_secs());
-        if let (Some(period), Some(0)) = (&written.cpu, cpu_seconds) {
-            self.wrong("Linux counts processor time in seconds", period.span(), "less than one");
-        }
-        Resources {
-            memory: written.memory.map(|size| size.0),
-            descriptors: written.descriptors.map(|count| count.get().into()),
-            processes: written.processes.map(|count| count.get().into()),
-            cpu_seconds,
-            core: written.core.map(|size| size.0),
-            file_size: written.file_size.map(|size| size.0),
-        }
-    }
-}
-
-fn hold(hold: &WrittenHold) -> Hold {
-    match (hold.connects, hold.within) {
-        (Some(0), _) => Hold::Fail,
-        (connects, within) => Hold::Wait {
-            connects: connects.unwrap_or(u32::MAX),
-            milliseconds: within
-                .map_or(u32::MAX, |period| u32::try_from(period.0.as_millis()).unwrap_or(u32::MAX)),
-        },
-    }
-}
-
-/// A sandbox whose paths are found from `base`.
-fn sandbox(written: &Sandbox, base: &Path) -> Sandbox {
-    let mut sandbox = written.clone();
-    let files = &mut sandbox.files;
-    for path in files.read.iter_mut().chain(&mut files.write).chain(&mut files.execute) {
-        *path = base.join(&*path);
-    }
-    sandbox
-}
-
-/// Rights that have a name.
-fn known() -> Rights {
-    Rights::from_letters("svpmgtikjrwnxab").unwrap_or_else(|_| Rights::empty())
 }
 
 /// Whether `text` is a path under which something can be registered.

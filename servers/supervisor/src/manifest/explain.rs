@@ -103,6 +103,11 @@ pub fn details(plan: &Plan, task: &Planned) -> Vec<(&'static str, String)> {
     if !limits.is_empty() {
         say("limits", limits.join(", "));
     }
+    if !task.quotas.is_empty() {
+        let quotas: Vec<_> =
+            task.quotas.iter().map(|one| format!("{} {}", one.amount, one.quota.name())).collect();
+        say("quotas", format!("{} set aside for it", quotas.join(", ")));
+    }
     say("sandbox", walls(&task.sandbox));
     for lack in task.sandbox.lacks() {
         say("lacks", format!("{}: {}", lack.what, lack.costs));

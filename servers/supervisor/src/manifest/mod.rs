@@ -119,6 +119,8 @@ struct WrittenTask {
     #[serde(default)]
     limits: WrittenLimits,
     #[serde(default)]
+    quotas: BTreeMap<Spanned<String>, u64>,
+    #[serde(default)]
     sandbox: Sandbox,
 }
 

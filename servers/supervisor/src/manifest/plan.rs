@@ -7,6 +7,7 @@ use crate::sandbox::{Resources, Sandbox};
 use crate::stuck::Then;
 use rendez::Rights;
 use rendez::protocol::kernel::Hold;
+use rendez_protocol::quota::Allotment;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -54,6 +55,8 @@ pub struct Planned {
     pub stuck: Option<Stuck>,
     /// What it may use.
     pub limits: Resources,
+    /// What is set aside for it of what the supervisor may have of the kernel.
+    pub quotas: Vec<Allotment>,
     /// What it may do of Linux.
     pub sandbox: Sandbox,
 }

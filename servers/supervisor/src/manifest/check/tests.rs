@@ -78,6 +78,7 @@ required = false
 restart = { when = 'on-failure', back-off = '1s', cap = '4s', reset-after = '1min', budget = { restarts = 3, within = '1h' }, give-up = 'stop-dependents' }
 stuck = { after = '3s', then = 'kill' }
 limits = { memory = '1GiB', descriptors = 64, processes = 8, cpu = '10s', core = '0B', file-size = '1MiB' }
+quotas = { bytes = 1048576, tasks = 2 }
 sandbox = { network = 'unix', files.write = ['data'] }
 serves.one = { path = '/a/one', rights = 'srp' }
 serves.two = { hold = { connects = 5, within = '2s' } }
@@ -101,6 +102,8 @@ gets.u = { from = '/a/one', rights = 'sp' }
     };
     assert_eq!((a.restart, a.give_up), (restart, GiveUp::StopDependents));
     assert_eq!((a.limits.memory, a.limits.core), (Some(1 << 30), Some(0)));
+    let quotas: Vec<_> = a.quotas.iter().map(|one| (one.quota.name(), one.amount)).collect();
+    assert_eq!(quotas, [("bytes", 1 << 20), ("tasks", 2)]);
     assert_eq!(a.sandbox.network, crate::sandbox::Network::Unix);
     assert_eq!(a.sandbox.files.write, [Path::new("/srv/data")]);
     assert_eq!(a.serves[1].hold, Hold::Wait { connects: 5, milliseconds: 2_000 });
@@ -294,6 +297,7 @@ fn each_rule_has_its_words() {
             "set by the supervisor",
         ),
         ("task.a = { program = \"a\\u0000\" }", "cannot contain a NUL"),
+        ("task.a = { program = 'a', quotas.task = 1 }", "did you mean `tasks`?"),
         ("policy = 'litle'", "did you mean `little`?"),
         ("policy.rule = [{ who = 'me' }]", "1 | policy.rule = [{ who = 'me' }]"),
         ("task.a = { program = 'a', sandbox.netwrok = 'all' }", "did you mean `network`?"),
