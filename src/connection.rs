@@ -128,8 +128,9 @@ impl Opened {
             replies: options.replies,
             doorbell,
         };
+        let connecting = task.spares().connecting(task);
         let (answer, mut descriptors) = task.link().ask(&request, deadline).map_err(|error| {
-            task.spares().start_over(task);
+            connecting.failed();
             no_server_yet(error)
         })?;
         let (id, status_index) = match answer {

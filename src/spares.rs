@@ -32,6 +32,42 @@ pub(crate) struct Spares {
     making: Mutex<Doorbell>,
     /// Connections of the default shape that found none.
     misses: AtomicUsize,
+    gate: Mutex<Gate>,
+}
+
+/// Who is connecting. One that fails may have taken a spare, and nobody says which: when no other is
+/// under way, all that are left here are dropped, and before that none, since one of the others may
+/// have been told of it already.
+#[derive(Debug, Default)]
+struct Gate {
+    connecting: usize,
+    doubt: bool,
+}
+
+/// Somebody connects, for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Connecting<'a> {
+    task: &'a Task,
+}
+
+impl Connecting<'_> {
+    /// It has failed, and nobody says whether it has taken a spare first.
+    pub(crate) fn failed(&self) {
+        self.task.spares().gate.lock().doubt = true;
+    }
+}
+
+impl Drop for Connecting<'_> {
+    fn drop(&mut self) {
+        let spares = self.task.spares();
+        let mut gate = spares.gate.lock();
+        gate.connecting -= 1;
+        if gate.connecting == 0 && core::mem::take(&mut gate.doubt) && spares.len() > 0 {
+            // With the gate closed: whoever connects next asks the kernel afterwards.
+            let doorbell = *spares.making.lock();
+            spares.begin_again(self.task, doorbell);
+        }
+    }
 }
 
 impl Spares {
@@ -40,7 +76,14 @@ impl Spares {
             ready: Mutex::default(),
             making: Mutex::new(Doorbell::Futex),
             misses: AtomicUsize::new(0),
+            gate: Mutex::default(),
         }
+    }
+
+    /// To be held from before a connect is asked for until its spare, if any, is taken.
+    pub(crate) fn connecting<'a>(&self, task: &'a Task) -> Connecting<'a> {
+        self.gate.lock().connecting += 1;
+        Connecting { task }
     }
 
     /// How many there are.
@@ -93,14 +136,6 @@ impl Spares {
         let all = core::mem::take(&mut *self.ready.lock());
         for spare in all.into_keys() {
             task.link().tell(&Request::DropSpare { spare });
-        }
-    }
-
-    /// Connecting has failed, and nobody says whether it has taken a spare first.
-    pub(crate) fn start_over(&self, task: &Task) {
-        if self.len() > 0 {
-            let doorbell = *self.making.lock();
-            self.begin_again(task, doorbell);
         }
     }
 
