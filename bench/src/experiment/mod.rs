@@ -19,6 +19,7 @@ mod oneway;
 mod own_ring;
 mod pipeline;
 mod pipelined;
+mod restart;
 mod revoking;
 #[cfg(feature = "peers")]
 mod rivals;
@@ -78,6 +79,7 @@ pub fn all() -> &'static [Entry] {
         breakdown::ENTRY,
         capabilities::ENTRY,
         idle::ENTRY,
+        restart::ENTRY,
     ]
 }
 
