@@ -2,8 +2,10 @@
 
 use crate::attacker::{Hostile, over_quota};
 use crate::common::raise_descriptor_limit;
-use crate::common::raw::{mint, offer};
-use rendez::protocol::kernel::{Answer, Doorbell, KernelError, RegionKind, Request, Shape, Travel};
+use crate::common::raw::{RawTask, mint, offer};
+use rendez::protocol::kernel::{
+    Answer, Doorbell, Hello, KernelError, RegionKind, Request, Shape, Travel,
+};
 use rendez::protocol::limit::{AREA_BYTES_MAX, RING_LINES_MAX};
 use rendez::{Rights, Slot, Why};
 
@@ -67,6 +69,29 @@ pub(crate) fn tasks_without_end(hostile: &mut Hostile) {
         give: vec![],
         quotas: vec![],
     });
+}
+
+pub(crate) fn tasks_of_tasks_without_end(hostile: &mut Hostile) {
+    raise_descriptor_limit();
+    // Each a child of the one before, and all of them this process.
+    let mut line: Vec<RawTask> = Vec::new();
+    let refused = loop {
+        let parent = line.last_mut().unwrap_or(&mut hostile.task);
+        let request =
+            Request::CreateTask { name: "descendant".into(), give: vec![], quotas: vec![] };
+        match parent.ask(&request) {
+            (Answer::Task { .. }, mut sockets) => {
+                let child = RawTask::greet(sockets.pop().unwrap(), Hello::OURS).unwrap();
+                line.push(child);
+            }
+            (Answer::Error(error), _) => break error,
+            other => panic!("{other:?}"),
+        }
+        assert!(line.len() < 20_000, "without end");
+    };
+    over_quota(&refused);
+    assert!(line.len() > 10);
+    std::mem::forget(line);
 }
 
 pub(crate) fn regions_without_end(hostile: &mut Hostile) {

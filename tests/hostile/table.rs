@@ -279,6 +279,8 @@ attacks! {
     Task quotas::endpoints_without_end => Stays, Victim::HearsNothing;
     /// creates as many tasks as it may, and starts none
     Task quotas::tasks_without_end => Stays, Victim::HearsNothing;
+    /// is a task, its child, the child of that, and so on, as deep as it may
+    Task quotas::tasks_of_tasks_without_end => Stays, Victim::HearsNothing;
     /// has as many regions as it may
     Task quotas::regions_without_end => Stays, Victim::HearsNothing;
     /// has regions as large as they may be
