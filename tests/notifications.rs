@@ -7,7 +7,7 @@ mod common;
 
 use common::raw::{RawTask, at, request};
 use common::{Assistant, Role, System, eventually};
-use rendez::protocol::kernel::{Give, Hello, KernelError, Limits, ObjectKind, Received};
+use rendez::protocol::kernel::{Fate, Give, Hello, KernelError, Limits, ObjectKind, Received};
 use rendez::protocol::status::ConnectionState;
 use rendez::protocol::{Rights, Slot};
 use rendez::service::{Caller, Context, Message, Refusal, Reply, Service};
@@ -440,7 +440,7 @@ fn a_lying_poster_is_masked_and_muted() {
         connection.own.publish(0, request(1, 8), b"no message");
         while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
             turn = turn.wrapping_add(1);
-            connection.own.store(at::POSTED, if turn % 2 == 0 { !0b11 } else { 0 });
+            connection.own.store(at::POSTED, if turn.is_multiple_of(2) { !0b11 } else { 0 });
             connection.own.store(at::ACKNOWLEDGED, turn);
             connection.ring();
         }
@@ -542,6 +542,88 @@ fn a_receiver_comes_back_to_hundreds_that_stand() {
         *of_one |= posted.bits;
     }
     assert!(seen[1..].iter().all(|bits| *bits == (1 << 50) - 1), "{seen:x?}");
+}
+
+#[test]
+fn a_server_of_several_threads_is_told_of_notifications_too() {
+    struct Part {
+        seen: Arc<AtomicU64>,
+        messages: Arc<AtomicU64>,
+    }
+    impl Service for Part {
+        fn receive(&mut self, _: &mut dyn Context, message: Message<'_>, reply: Reply<'_>) {
+            self.messages.fetch_add(1, Ordering::SeqCst);
+            reply.ok(message.payload);
+        }
+        fn notified(&mut self, _: &mut dyn Context, caller: &Caller, bits: u64) {
+            assert_eq!(bits, 1 << (caller.badge - 1));
+            self.seen.fetch_or(bits, Ordering::SeqCst);
+        }
+        fn finished(&self) -> bool {
+            let (seen, messages) = (&self.seen, &self.messages);
+            seen.load(Ordering::SeqCst) == 0b1111 && messages.load(Ordering::SeqCst) >= 60
+        }
+    }
+    let (_system, task, capability) = start();
+    let endpoint = task.create_endpoint().unwrap();
+    let mut server = Server::new(&task).unwrap();
+    server.serve(endpoint.slot, None).unwrap();
+    server.bind(capability.slot).unwrap();
+    let clients: Vec<_> = (1..=4)
+        .map(|badge| {
+            let (client, slot) = other(&task, give(endpoint.slot, Rights::SEND, badge, 0));
+            let mut poster = poster(&task, capability.slot, badge, 1 << (badge - 1));
+            std::thread::spawn(move || {
+                let mut connection = Connection::open(&client, slot, &Options::default()).unwrap();
+                for round in 0..15 {
+                    if round == 7 {
+                        poster.post(poster.bits()).unwrap();
+                    }
+                    connection.send(1, &[round], 8).unwrap().ok().unwrap();
+                }
+                (poster, connection)
+            })
+        })
+        .collect();
+    let (seen, messages) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    server
+        .run_on(3, |_| Part { seen: Arc::clone(&seen), messages: Arc::clone(&messages) })
+        .unwrap();
+    assert_eq!(seen.load(Ordering::SeqCst), 0b1111);
+    for client in clients {
+        drop(client.join().unwrap());
+    }
+}
+
+#[test]
+fn whoever_watches_a_notification_is_told_of_its_receivers() {
+    struct Watcher(Vec<Fate>);
+    impl Service for Watcher {
+        fn receive(&mut self, _: &mut dyn Context, _: Message<'_>, _: Reply<'_>) {}
+        fn watched(&mut self, _: &mut dyn Context, _: Slot, what: Fate) {
+            self.0.push(what);
+        }
+    }
+    let (_system, task, capability) = start();
+    let given = give(capability.slot, Rights::POST | Rights::WATCH, 1, 1);
+    let (watching, slot) = other(&task, given);
+    let mut server = Server::new(&watching).unwrap();
+    watching.watch(slot).unwrap();
+    let mut watcher = Watcher(Vec::new());
+    let next = |server: &mut Server, watcher: &mut Watcher| {
+        while watcher.0.is_empty() {
+            server.step(watcher).unwrap();
+        }
+        watcher.0.remove(0)
+    };
+    assert_eq!(next(&mut server, &mut watcher), Fate::Died { generation: 0 });
+    let given = [("receive", capability.slot, Rights::RECEIVE)];
+    let mut receiver = Assistant::start(&task, "receives", &given, &[]);
+    assert_eq!(next(&mut server, &mut watcher), Fate::Restarted { generation: 1 });
+    receiver.kill();
+    assert_eq!(next(&mut server, &mut watcher), Fate::Died { generation: 1 });
+    task.delete(capability.slot).unwrap();
+    assert_eq!(next(&mut server, &mut watcher), Fate::Gone);
 }
 
 #[test]
