@@ -103,7 +103,7 @@ impl Quotas {
     }
 }
 
-/// What is shared out: see `docs/design/0014-shares.md`.
+/// What is shared out: see `docs/design/0013-shares.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shares {
     /// Tasks.

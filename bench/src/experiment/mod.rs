@@ -14,6 +14,7 @@ mod fan;
 mod floor_rate;
 mod idle;
 mod load;
+mod neighbour;
 mod notification;
 mod oneway;
 mod own_ring;
@@ -39,6 +40,7 @@ use crate::role::{Role, process_cpu_ns};
 use crate::system::{Kernel, Serving};
 use crate::watchdog::Watchdog;
 use capabilities::Echo;
+use neighbour::Glutton;
 use own_ring::OwnRing;
 use revoking::Revoker;
 
@@ -78,6 +80,7 @@ pub fn all() -> &'static [Entry] {
         bulk::ENTRY,
         breakdown::ENTRY,
         capabilities::ENTRY,
+        neighbour::ENTRY,
         idle::ENTRY,
         restart::ENTRY,
     ]
@@ -94,6 +97,7 @@ pub(crate) fn roles() -> &'static [&'static dyn Role] {
         &OwnRing,
         &Echo,
         &Revoker,
+        &Glutton,
         #[cfg(feature = "peers")]
         &crate::peers::Yielding,
         #[cfg(feature = "peers")]
