@@ -18,9 +18,9 @@ use rendez_protocol::{Rights, Slot, TaskId, limit};
 pub(super) struct Rule {
     /// Whom it is for, `None` for all others.
     uid: Option<u32>,
-    given: Vec<(String, NodeId)>,
+    pub(super) given: Vec<(String, NodeId)>,
     /// What is set aside for each such uid, where it is not what it usually is.
-    quotas: Vec<Allotment>,
+    pub(super) quotas: Vec<Allotment>,
 }
 
 /// The rules, if there are any yet.
@@ -30,27 +30,23 @@ pub(super) struct FrontDoor {
 }
 
 impl FrontDoor {
-    /// What a process of `uid` is given, and what is set aside for all of that uid.
-    pub(super) fn for_uid(
-        &self,
-        uid: u32,
-        own_uid: bool,
-    ) -> Result<(&[(String, NodeId)], &[Allotment]), KernelError> {
+    /// The rule for a process of `uid`; none if it is let in without one.
+    pub(super) fn for_uid(&self, uid: u32, own_uid: bool) -> Result<Option<&Rule>, KernelError> {
         match &self.rules {
-            None if own_uid => Ok((&[], &[])),
+            None if own_uid => Ok(None),
             None => Err(KernelError::Denied(format!(
                 "the front door is not open to uid {uid}: the system has no policy yet"
             ))),
-            Some(rules) => rules
-                .iter()
-                .find(|rule| rule.uid.is_none_or(|of| of == uid))
-                .map(|rule| (rule.given.as_slice(), rule.quotas.as_slice()))
-                .ok_or_else(|| {
-                    KernelError::Denied(format!(
-                        "no rule of the front door's policy lets uid {uid} in; who started the \
+            Some(rules) => {
+                rules.iter().find(|rule| rule.uid.is_none_or(|of| of == uid)).map(Some).ok_or_else(
+                    || {
+                        KernelError::Denied(format!(
+                            "no rule of the front door's policy lets uid {uid} in; who started the \
                          system says who may come, with `rendez up --policy FILE`"
-                    ))
-                }),
+                        ))
+                    },
+                )
+            }
         }
     }
 

@@ -259,9 +259,9 @@ impl Machine {
         credentials: Credentials,
         own_uid: bool,
     ) -> Result<TaskId, KernelError> {
-        let (given, quotas) = self.front_door.for_uid(credentials.uid, own_uid)?;
-        let given = given.to_vec();
-        let share = self.quotas.uid.with(quotas);
+        let rule = self.front_door.for_uid(credentials.uid, own_uid)?;
+        let given = rule.map_or_else(Vec::new, |rule| rule.given.clone());
+        let share = self.quotas.uid.with(rule.map_or(&[], |rule| &rule.quotas));
         self.ceiling_for(given.len())?;
         let draws = self.accounts.of_uid(credentials.uid, share)?;
         let all = (given.len() as u64).saturating_add(1);

@@ -14,6 +14,7 @@ mod random;
 mod reference;
 mod regions;
 mod revocations;
+mod shares;
 mod spares;
 mod tasks;
 mod tickets;
