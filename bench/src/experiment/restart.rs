@@ -38,6 +38,8 @@ const RESTART: &str = "rendez-restart";
 /// How often each is done.
 const ROUNDS: u32 = 20;
 const QUICK_ROUNDS: u32 = 5;
+/// About what one takes, with what comes before it.
+const BLOCK: Duration = Duration::from_millis(100);
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -80,7 +82,7 @@ fn run(context: &Context<'_>, progress: &mut dyn FnMut(&str, f64)) -> Result<Exp
     let started = Started { system: &system };
     let subjects: Vec<Box<dyn Subject + '_>> = vec![Box::new(started), Box::new(killed)];
     let mut plan = Plan::within(context.budget, subjects.len(), context.quick());
-    plan.block = Duration::ZERO;
+    plan.block = BLOCK;
     plan.rounds = if context.quick() { QUICK_ROUNDS } else { ROUNDS };
     let all = interleave(context, plan, "", subjects, &mut |label, done| progress(label, done))?;
     for found in &all {
@@ -122,7 +124,10 @@ impl System {
         let place = Place { directory: runtime, instance: "default".into(), owner: None };
         let begun = Instant::now();
         let task = loop {
-            if let Ok(task) = Task::front_door(&place) {
+            // Before the supervisor has said what it gives, the front door gives nothing.
+            if let Ok(task) = Task::front_door(&place)
+                && task.given_as("supervisor").is_ok()
+            {
                 break task;
             }
             if up.try_wait().map_err(setting_up)?.is_some() {
