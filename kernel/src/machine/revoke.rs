@@ -15,6 +15,8 @@
 //! acknowledgements too.
 //!
 //! The caller itself is not waited for: whoever revokes from within a handler would wait for itself.
+//! Nor is the receiver of a notification, which has no handlers: it looks at the status word after it
+//! has taken bits, and drops them.
 
 use super::connection::Phase;
 use super::endpoint::Wait;
@@ -22,7 +24,7 @@ use super::tree::{Holder, NodeId};
 use super::work::{MOST_AT_ONCE, Work};
 use super::{Machine, Reply};
 use crate::effect::{Alarm, Effect, Side};
-use rendez_protocol::kernel::Answer;
+use rendez_protocol::kernel::{Answer, ObjectKind};
 use rendez_protocol::{ConnectionId, Slot, TaskId, limit};
 use std::collections::BTreeSet;
 
@@ -160,7 +162,12 @@ impl Machine {
         let Some(of) = self.connections.get(connection) else { return };
         let server = of.server.task;
         let handles = matches!(of.phase, Phase::Open | Phase::Telling { .. });
-        if !handles || server == revocation.by {
+        // Whoever takes bits looks at the status word after that, and drops them.
+        let posts = self
+            .endpoints
+            .get(&of.endpoint)
+            .is_some_and(|endpoint| endpoint.kind == ObjectKind::Notification);
+        if !handles || posts || server == revocation.by {
             return;
         }
         if let Some(task) = self.tasks.get_mut(server) {

@@ -15,8 +15,11 @@ use std::collections::VecDeque;
 /// Nodes that are handled at most between two requests.
 const BETWEEN: usize = 64;
 /// Nodes that are handled at most in one portion, or by a request.
-pub(super) const PORTION: usize = 32;
-const _: () = assert!(2 * PORTION <= BETWEEN);
+///
+/// So few that one costs less than a request whose task and the kernel share a processor (tried: with
+/// 48 the 99th percentile of such requests is 2.5 times what it is at rest, with 32 it is 2.1 times).
+pub(super) const PORTION: usize = 24;
+const _: () = assert!(2 * PORTION <= BETWEEN && MOST_AT_ONCE <= PORTION);
 /// What voiding a ticket may come to, or removing a node that others hang below.
 pub(super) const MOST_AT_ONCE: usize = limit::TICKET_CAPABILITIES_MAX + 1;
 

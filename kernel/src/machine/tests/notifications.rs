@@ -390,3 +390,20 @@ fn who_never_takes_posters_in_keeps_none_from_the_next_receiver() {
     let open = standing.iter().filter(|(id, ..)| it.world.machine.connections.get(*id).is_some());
     assert_eq!(open.count(), 4);
 }
+
+#[test]
+fn a_revocation_waits_for_no_receiver_of_bits() {
+    let mut it = parties();
+    it.serve();
+    let (connection, ..) = it.standing();
+    it.world.ask(it.receiver, mapped(connection));
+    let own = it.world.mint(it.first, it.notification, Rights::POST | Rights::MINT | Rights::GRANT);
+    let (poster, _, post) = it.world.spawn(it.first, vec![give(own, Rights::POST)]);
+    let Answer::Connecting { connection, .. } = it.world.ask(poster, stand(post[0])) else {
+        panic!("not connecting");
+    };
+    it.world.send(poster, mapped(connection));
+    it.world.ask(it.receiver, mapped(connection));
+    let transaction = it.world.send(it.first, Request::Revoke { slot: own });
+    assert_eq!(it.world.answer_to(transaction), Some(super::revoked(1, 1)));
+}

@@ -250,7 +250,7 @@ fn two_that_have_nothing_to_do_with_each_other_take_turns() {
     many(&mut world, other, held[0], 100);
     let long = world.send(first, Request::Revoke { slot: huge });
     let short = world.send(other, Request::Revoke { slot: held[0] });
-    for _ in 0..6 {
+    for _ in 0..8 {
         world.machine.step(&mut world.log);
     }
     assert_eq!(world.answer_to(short), Some(revoked(100, 0)));
