@@ -11,7 +11,7 @@ use super::Machine;
 use super::endpoint::Wait;
 use super::space::Cell;
 use super::tree::NodeId;
-use super::work::{MOST_AT_ONCE, Work};
+use super::work::Work;
 use crate::effect::{Effect, Side};
 use rendez_protocol::kernel::Fate;
 use rendez_protocol::{ConnectionId, TaskId, Why};
@@ -81,10 +81,8 @@ impl Machine {
             let connection = remains.connections.values().next().map(|(connection, _)| *connection);
             let cost = match (remains.waits.is_empty(), connection, remains.held.peek()) {
                 (true, Some(connection), _) => self.cost_of_ending(connection),
-                (true, None, Some(Reverse((_, id))))
-                    if remains.watchers.is_empty() && !self.tree.is_leaf(*id) =>
-                {
-                    MOST_AT_ONCE
+                (true, None, Some(Reverse((_, id)))) if remains.watchers.is_empty() => {
+                    self.tree.cost_of_removing(*id)
                 }
                 _ => 1,
             };

@@ -21,7 +21,7 @@
 use super::connection::Phase;
 use super::endpoint::Wait;
 use super::tree::{Holder, NodeId};
-use super::work::{MOST_AT_ONCE, Work};
+use super::work::Work;
 use super::{Machine, Reply};
 use crate::effect::{Alarm, Effect, Side};
 use rendez_protocol::kernel::{Answer, ObjectKind};
@@ -103,7 +103,7 @@ impl Machine {
         while let Some(leaf) = self.tree.doomed_leaf(top, near) {
             let cost = match self.tree.get(leaf).map(|node| node.holder) {
                 Some(Holder::End(connection, _)) => self.cost_of_ending(connection),
-                Some(Holder::Ticket(_)) => MOST_AT_ONCE,
+                Some(Holder::Ticket(ticket)) => self.cost_of_voiding(ticket),
                 _ => 1,
             };
             if self.spent(begun, cost) {

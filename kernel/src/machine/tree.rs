@@ -480,9 +480,13 @@ impl Tree {
         Some(leaf)
     }
 
-    /// Whether nothing hangs below it.
-    pub(super) fn is_leaf(&self, id: NodeId) -> bool {
-        self.places.get(id).is_none_or(Place::is_leaf)
+    /// How many nodes removing it handles: itself, and those that are hung over at once.
+    pub(super) fn cost_of_removing(&self, id: NodeId) -> usize {
+        let Some(place) = self.places.get(id) else { return 1 };
+        let next = |id: &NodeId| self.places.get(*id).and_then(|place| place.next);
+        let line = |ends: Ends| core::iter::successors(ends.first, next).take(HUNG_OVER_MAX);
+        let children = line(place.derived).chain(line(place.made)).take(HUNG_OVER_MAX).count();
+        children.saturating_add(1)
     }
 
     /// What it hangs below.
@@ -637,7 +641,6 @@ impl Tree {
                 holder.is_capability() || holder == Holder::Gone,
                 "{id:?} came from nowhere"
             );
-            assert!(holder != Holder::Gone || !place.is_leaf() || place.mark.is_some());
         }
         self.check_counts();
     }

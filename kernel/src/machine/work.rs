@@ -9,7 +9,7 @@
 
 use super::Machine;
 use super::tree::NodeId;
-use rendez_protocol::{ConnectionId, TaskId, limit};
+use rendez_protocol::{ConnectionId, TaskId, Ticket, limit};
 use std::collections::VecDeque;
 
 /// Nodes that are handled at most between two requests.
@@ -21,7 +21,7 @@ const BETWEEN: usize = 64;
 pub(super) const PORTION: usize = 24;
 const _: () = assert!(2 * PORTION <= BETWEEN && MOST_AT_ONCE <= PORTION);
 /// What voiding a ticket may come to, or removing a node that others hang below.
-pub(super) const MOST_AT_ONCE: usize = limit::TICKET_CAPABILITIES_MAX + 1;
+const MOST_AT_ONCE: usize = limit::TICKET_CAPABILITIES_MAX + 1;
 
 /// Something that was put off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,8 +88,13 @@ impl Machine {
 
     /// How many nodes ending a connection handles at most; of one that has tickets, ending the first.
     pub(super) fn cost_of_ending(&self, connection: ConnectionId) -> usize {
-        let of = self.connections.get(connection);
-        if of.is_some_and(|of| !of.tickets.is_empty()) { MOST_AT_ONCE } else { 2 }
+        let first = self.connections.get(connection).and_then(|of| of.tickets.first());
+        first.map_or(2, |ticket| self.cost_of_voiding(*ticket))
+    }
+
+    /// How many nodes voiding a ticket handles at most.
+    pub(super) fn cost_of_voiding(&self, ticket: Ticket) -> usize {
+        self.escrow.get(&ticket).map_or(1, |escrow| escrow.items.len())
     }
 
     /// Has what is below a node that is gone hung over, if there is anything.

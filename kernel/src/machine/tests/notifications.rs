@@ -387,6 +387,7 @@ fn who_never_takes_posters_in_keeps_none_from_the_next_receiver() {
     assert_eq!(it.world.events(it.first).len(), 4);
     // And one that dies takes those with it that it had been told of, and no others.
     it.world.die(it.receiver);
+    it.world.work();
     let open = standing.iter().filter(|(id, ..)| it.world.machine.connections.get(*id).is_some());
     assert_eq!(open.count(), 4);
 }
