@@ -1,6 +1,7 @@
 //! Tests of the machine's rules. Every step of every test is followed by a check of all invariants.
 
 mod arenas;
+mod bytes;
 mod capabilities;
 mod connections;
 mod endpoints;

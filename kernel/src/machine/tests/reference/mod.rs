@@ -23,6 +23,7 @@
 //! | `regions` | regions |
 //! | `posts` | notifications |
 //! | `steps`, `dice`, `runs` | random sequences, and both machines run beside each other |
+//! | `fixed` | sequences that once failed |
 //! | `shrink`, `broken` | the shortest sequence that still fails; machines that are broken on purpose |
 //!
 //! To bring it up to a rule that is new: write the rule here as plainly as it can be said, add its
@@ -33,6 +34,7 @@ mod connections;
 mod death;
 mod dice;
 mod endpoints;
+mod fixed;
 mod grants;
 mod posts;
 mod regions;
@@ -142,6 +144,8 @@ pub(super) struct Reference {
     connections: Places<Connection>,
     escrow: Vec<Escrow>,
     revocations: Vec<Revocation>,
+    /// An alarm has just rung, and need not be taken back.
+    rung: bool,
     door: Option<Vec<Rule>>,
     numbered: u64,
     said: Vec<Effect>,
@@ -162,6 +166,7 @@ impl Reference {
             connections: Places::default(),
             escrow: Vec::new(),
             revocations: Vec::new(),
+            rung: false,
             door: None,
             numbered: 0,
             said: Vec::new(),

@@ -17,6 +17,16 @@ pub(super) struct Revocation {
     connections: u32,
     /// Servers that have not acknowledged, and what.
     late: Vec<(TaskId, ConnectionId)>,
+    /// Of which capability.
+    top: u64,
+    /// Those of what went with it that are not done.
+    within: Vec<u64>,
+}
+
+impl Revocation {
+    fn is_done(&self) -> bool {
+        self.late.is_empty() && self.within.is_empty()
+    }
 }
 
 impl Reference {
@@ -32,6 +42,8 @@ impl Reference {
             capabilities: self.descendants(top),
             connections: 0,
             late: Vec::new(),
+            top,
+            within: Vec::new(),
         };
         let doomed: Vec<u64> = self
             .live()
@@ -44,6 +56,9 @@ impl Reference {
             }
         }
         while let Some(leaf) = self.first_leaf(top) {
+            let of = self.revocations.iter().filter(|it| it.top == leaf).map(|it| it.number);
+            let within: Vec<u64> = of.filter(|it| !revocation.within.contains(it)).collect();
+            revocation.within.extend(within);
             let Holder::End(id, _) = self.grant(leaf).unwrap().holder else {
                 self.remove(leaf);
                 continue;
@@ -59,7 +74,7 @@ impl Reference {
         }
         // Servers that died of it have nothing to say.
         revocation.late.retain(|(server, _)| self.task(*server).is_some());
-        if revocation.late.is_empty() {
+        if revocation.is_done() {
             self.revoked(&revocation);
         } else {
             let alarm = Alarm::Grace(revocation.number);
@@ -88,22 +103,47 @@ impl Reference {
         }
     }
 
-    /// Those that nobody is late for any more are done.
-    fn settle_revocations(&mut self) {
-        while let Some(at) = self.revocations.iter().position(|it| it.late.is_empty()) {
+    /// One is done, and then perhaps those that waited for it.
+    fn finish(&mut self, number: u64) {
+        let mut done = vec![number];
+        while let Some(number) = done.pop() {
+            let Some(at) = self.revocations.iter().position(|it| it.number == number) else {
+                continue;
+            };
             let revocation = self.revocations.remove(at);
-            self.said.push(Effect::Unset(Alarm::Grace(revocation.number)));
+            if !core::mem::take(&mut self.rung) {
+                self.said.push(Effect::Unset(Alarm::Grace(number)));
+            }
             self.revoked(&revocation);
+            for other in &mut self.revocations {
+                if other.within.contains(&number) {
+                    other.within.retain(|it| *it != number);
+                    if other.is_done() {
+                        done.push(other.number);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What nobody is late for any more, of those for which this is so, is done.
+    fn less_late(&mut self, is: impl Fn(&(TaskId, ConnectionId)) -> bool) {
+        let numbers: Vec<u64> = self.revocations.iter().map(|it| it.number).collect();
+        for number in numbers {
+            let revocation = self.revocations.iter_mut().find(|it| it.number == number);
+            let Some(revocation) = revocation else { continue };
+            let before = revocation.late.len();
+            revocation.late.retain(|late| !is(late));
+            if revocation.late.len() < before && revocation.is_done() {
+                self.finish(number);
+            }
         }
     }
 
     /// A server looks at an ended connection no more.
     pub(super) fn acknowledge(&mut self, who: TaskId, connection: ConnectionId, side: Side) {
         if side == Side::Server {
-            for revocation in &mut self.revocations {
-                revocation.late.retain(|it| *it != (who, connection));
-            }
-            self.settle_revocations();
+            self.less_late(|late| *late == (who, connection));
         }
     }
 
@@ -113,16 +153,13 @@ impl Reference {
             if revocation.caller.is_some_and(|it| it.0 == who) {
                 revocation.caller = None;
             }
-            revocation.late.retain(|it| it.0 != who);
         }
-        self.settle_revocations();
+        self.less_late(|late| late.0 == who);
     }
 
     pub(super) fn grace_over(&mut self, number: u64) {
-        if let Some(at) = self.revocations.iter().position(|it| it.number == number) {
-            let revocation = self.revocations.remove(at);
-            self.revoked(&revocation);
-        }
+        self.rung = self.revocations.iter().any(|it| it.number == number);
+        self.finish(number);
     }
 
     /// Whoever asked hears no more of it.
