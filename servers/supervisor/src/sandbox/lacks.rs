@@ -5,6 +5,7 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, Scope,
 };
 use std::fs;
+use std::sync::OnceLock;
 
 /// A wall that this machine cannot put up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +59,12 @@ impl Sandbox {
 /// The version of Landlock that both Linux and this program know, 0 if it is missing or off.
 #[must_use]
 pub fn landlock_version() -> u8 {
+    // It does not change while a machine runs, and each start of a task asks.
+    static FOUND: OnceLock<u8> = OnceLock::new();
+    *FOUND.get_or_init(find_landlock)
+}
+
+fn find_landlock() -> u8 {
     const KNOWN: [(u8, ABI); 7] = [
         (9, ABI::V9),
         (6, ABI::V6),
