@@ -4,7 +4,7 @@ use super::connections::Phase;
 use super::grants::Holder;
 use super::{Reference, Reply, fits};
 use crate::effect::{Alarm, Effect, Side};
-use rendez_protocol::kernel::Answer;
+use rendez_protocol::kernel::{Answer, ObjectKind};
 use rendez_protocol::{ConnectionId, Slot, TaskId, Why, limit};
 
 /// One that has not been acknowledged.
@@ -67,7 +67,8 @@ impl Reference {
             let Some(connection) = self.connection(id) else { continue };
             revocation.connections += 1;
             let server = connection.server.task;
-            if connection.phase == Phase::Open && server != who {
+            let handles = connection.kind != ObjectKind::Notification;
+            if handles && connection.phase == Phase::Open && server != who {
                 revocation.late.push((server, id));
             }
             self.end(id, Why::Revoked, None);
