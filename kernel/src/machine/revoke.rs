@@ -15,6 +15,9 @@
 //! acknowledgements too.
 //!
 //! The caller itself is not waited for: whoever revokes from within a handler would wait for itself.
+//! That is so too where what it would acknowledge belongs to a revocation within its own, or to one
+//! that it has joined: it is answered, and the revocation is there until it has acknowledged, for
+//! those around it.
 //! Nor is the receiver of a notification, which has no handlers: it looks at the status word after it
 //! has taken bits, and drops them.
 
@@ -123,6 +126,7 @@ impl Machine {
                 revocation.waits = true;
                 let milliseconds = limit::REVOKE_GRACE_MS;
                 self.effects.push(Effect::After { milliseconds, alarm: Alarm::Grace(id) });
+                self.answer_outwards(id);
             }
         }
         true
@@ -194,9 +198,12 @@ impl Machine {
     pub(super) fn acknowledged(&mut self, who: TaskId, id: u64) {
         if let Some(revocation) = self.revocations.get_mut(&id)
             && revocation.unacknowledged.remove(&who)
-            && revocation.is_done()
         {
-            self.revoked(id);
+            if revocation.is_done() {
+                self.revoked(id);
+            } else {
+                self.answer_outwards(id);
+            }
         }
     }
 
@@ -223,25 +230,69 @@ impl Machine {
                     task.acknowledges.remove(&id);
                 }
             }
-            let late = revocation.unacknowledged.iter().copied();
-            let unacknowledged: Vec<TaskId> = late.take(limit::UNACKNOWLEDGED_MAX).collect();
-            for Caller { task, transaction, capabilities } in revocation.callers {
-                let connections = revocation.connections;
-                let unacknowledged = unacknowledged.clone();
-                let answer = Answer::Revoked { capabilities, connections, unacknowledged };
-                if self.end_wait(task, transaction, Ok(answer)) {
-                    self.no_longer_revokes(task);
-                }
+            for caller in revocation.callers {
+                let late = revocation.unacknowledged.iter().copied();
+                let others = late.filter(|server| *server != caller.task);
+                let unacknowledged = others.take(limit::UNACKNOWLEDGED_MAX).collect();
+                self.answer_caller(caller, revocation.connections, unacknowledged);
             }
             for around in revocation.around {
                 if let Some(outer) = self.revocations.get_mut(&around) {
                     outer.within.remove(&id);
                     if outer.is_done() {
                         done.push(around);
+                    } else {
+                        self.answer_outwards(around);
                     }
                 }
             }
         }
+    }
+
+    fn answer_caller(&mut self, caller: Caller, connections: u32, unacknowledged: Vec<TaskId>) {
+        let Caller { task, transaction, capabilities } = caller;
+        let answer = Answer::Revoked { capabilities, connections, unacknowledged };
+        if self.end_wait(task, transaction, Ok(answer)) {
+            self.no_longer_revokes(task);
+        }
+    }
+
+    /// One waits for less than before: answers those who would wait for nobody but themselves, its
+    /// own callers and those of the revocations around it.
+    fn answer_outwards(&mut self, id: u64) {
+        let (mut next, mut seen) = (vec![id], BTreeSet::new());
+        while let Some(id) = next.pop() {
+            let Some(revocation) = self.revocations.get(&id) else { continue };
+            if !seen.insert(id) {
+                continue;
+            }
+            next.extend(revocation.around.iter().copied());
+            let alone = |caller: &Caller| self.waits_for_nobody_but(id, caller.task);
+            let (now, later): (Vec<_>, Vec<_>) =
+                revocation.callers.iter().partition(|it| alone(it));
+            let connections = revocation.connections;
+            if let Some(revocation) = self.revocations.get_mut(&id) {
+                revocation.callers = later;
+            }
+            for caller in now {
+                self.answer_caller(caller, connections, Vec::new());
+            }
+        }
+    }
+
+    /// Whether all is reaped, and acknowledged by all others, of a revocation and of those within.
+    fn waits_for_nobody_but(&self, id: u64, who: TaskId) -> bool {
+        let (mut next, mut seen) = (vec![id], BTreeSet::new());
+        while let Some(id) = next.pop() {
+            let Some(revocation) = self.revocations.get(&id) else { continue };
+            if !revocation.reaped || revocation.unacknowledged.iter().any(|server| *server != who) {
+                return false;
+            }
+            if seen.insert(id) {
+                next.extend(revocation.within.iter().copied());
+            }
+        }
+        true
     }
 
     /// Nobody waits for a revocation's answer any more. It is done all the same.
@@ -286,6 +337,8 @@ impl Machine {
                 let task = self.tasks.get(caller.task);
                 let wait = task.and_then(|task| task.waits.get(&caller.transaction));
                 assert_eq!(wait, Some(&Wait::Revocation(*id)), "nobody waits for {id}");
+                let alone = self.waits_for_nobody_but(*id, caller.task);
+                assert!(!alone, "{} waits for itself", caller.task);
             }
         }
         for (top, mark) in self.tree.marks() {

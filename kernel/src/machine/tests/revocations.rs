@@ -353,6 +353,52 @@ fn one_around_another_waits_for_its_acknowledgements_too() {
 }
 
 #[test]
+fn a_server_does_not_wait_for_itself_where_another_s_revocation_does() {
+    let Pair { mut world, first, server, receive, .. } = pair();
+    let slot = world.mint(server, receive, RIGHTS & !Rights::WATCH & !Rights::INSPECT);
+    let rights = Rights::SEND | Rights::MINT | Rights::GRANT;
+    let (inner, _, held) = world.spawn(server, vec![give(slot, rights)]);
+    let (friend, _, theirs) = world.spawn(inner, vec![give(held[0], rights)]);
+    let id = world.connected(friend, theirs[0], server);
+    let within = world.send(inner, Request::Revoke { slot: held[0] });
+    assert_eq!(world.answer_to(within), None, "the server has not acknowledged");
+    // From within a handler, perhaps: it cannot acknowledge before it is answered.
+    let own = world.send(server, Request::Revoke { slot });
+    assert_eq!(world.answer_to(own), Some(revoked(1, 0)));
+    assert_eq!(world.answer_to(within), None, "others do wait for it");
+    let disconnect = Request::Disconnect { connection: id, why: Why::Closed };
+    assert_eq!(world.ask(server, disconnect), Answer::Done);
+    assert_eq!(world.answer_to(within), Some(revoked(1, 1)));
+    assert!(world.machine.revocations.is_empty());
+    assert!(world.machine.is_alive(first));
+}
+
+#[test]
+fn a_server_that_joins_a_revocation_does_not_wait_for_itself() {
+    let Pair { mut world, first, endpoint, server, client, .. } = pair();
+    let top = world.mint(first, endpoint, RIGHTS);
+    let (friend, _, held) = world.spawn(first, vec![give(top, RIGHTS)]);
+    let (other, _, theirs) = world.spawn(first, vec![give(endpoint, RIGHTS)]);
+    world.connected(friend, held[0], server);
+    let way = world.connected(other, theirs[0], server);
+    assert!(world.machine.is_alive(client));
+    many(&mut world, first, top, 100);
+    let begun = world.send(first, Request::Revoke { slot: top });
+    assert!(world.machine.is_at_work());
+    assert_eq!(world.answer_to(begun), None);
+    // It is the server's now, while it is under way.
+    let on = world.connected(first, endpoint, server);
+    let ticket = world.offer(first, on, vec![offered(top, RIGHTS, Travel::Move)]);
+    let slot = world.accept(server, on, ticket)[0].slot;
+    let joined = world.send(server, Request::Revoke { slot });
+    world.work();
+    assert_eq!(world.answer_to(joined), Some(revoked(0, 1)), "{way}");
+    assert_eq!(world.answer_to(begun), None);
+    world.acknowledge();
+    assert_eq!(world.answer_to(begun), Some(revoked(101, 1)));
+}
+
+#[test]
 fn whoever_gives_it_up_is_told_so_and_it_is_done_all_the_same() {
     let (mut world, first, top, transaction, _) = under_way();
     world.send(first, Request::Cancel { transaction });

@@ -81,6 +81,7 @@ impl Reference {
             let alarm = Alarm::Grace(revocation.number);
             self.said.push(Effect::After { milliseconds: limit::REVOKE_GRACE_MS, alarm });
             self.revocations.push(revocation);
+            self.answer_those_alone();
         }
         Ok(None)
     }
@@ -101,6 +102,29 @@ impl Reference {
         if let Some((who, transaction)) = revocation.caller {
             let answer = Answer::Revoked { capabilities, connections, unacknowledged };
             self.answer(who, transaction, Ok(answer));
+        }
+    }
+
+    /// For whom one waits, with those within it.
+    fn waits_for(&self, number: u64) -> Vec<TaskId> {
+        let Some(revocation) = self.revocations.iter().find(|it| it.number == number) else {
+            return Vec::new();
+        };
+        let late = revocation.late.iter().map(|it| it.0);
+        late.chain(revocation.within.iter().flat_map(|it| self.waits_for(*it))).collect()
+    }
+
+    /// Answers those who wait for nobody but themselves.
+    fn answer_those_alone(&mut self) {
+        for revocation in self.revocations.clone() {
+            let Some((who, _)) = revocation.caller else { continue };
+            if !revocation.is_done()
+                && self.waits_for(revocation.number).iter().all(|it| *it == who)
+            {
+                self.revoked(&Revocation { late: Vec::new(), ..revocation.clone() });
+                let same = |it: &&mut Revocation| it.number == revocation.number;
+                self.revocations.iter_mut().find(same).unwrap().caller = None;
+            }
         }
     }
 
@@ -125,6 +149,7 @@ impl Reference {
                 }
             }
         }
+        self.answer_those_alone();
     }
 
     /// What nobody is late for any more, of those for which this is so, is done.
@@ -139,6 +164,7 @@ impl Reference {
                 self.finish(number);
             }
         }
+        self.answer_those_alone();
     }
 
     /// A server looks at an ended connection no more.
