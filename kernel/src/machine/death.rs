@@ -34,6 +34,12 @@ pub(super) struct Remains {
 impl Machine {
     /// A task is dead, and with it the embryos that it made.
     pub(super) fn bury(&mut self, who: TaskId) {
+        self.bury_within(who, who, self.tree.handled);
+    }
+
+    /// The same, in the portion that was begun when so many nodes had been handled; what does not fit
+    /// is put off, by whose doing it is.
+    fn bury_within(&mut self, who: TaskId, by: TaskId, begun: u64) {
         let Some(task) = self.tasks.remove(who) else { return };
         let (draws, returned) = (task.draws, task.returned());
         if let Some(parent) = task.parent.and_then(|parent| self.tasks.get_mut(parent)) {
@@ -58,22 +64,25 @@ impl Machine {
         let (connections, watchers) = (task.connections, task.watchers);
         let remains = Remains { waits, connections, watchers, held: held.collect() };
         self.remains.insert(who, remains);
-        if !self.bury_some(who) {
-            self.works.put(who, Work::Death(who));
+        if !self.bury_more(who, begun) {
+            self.works.put(by, Work::Death(who));
         }
         self.accounts.leave(&draws, returned);
         self.effects.push(Effect::ForgetTask(who));
         // An embryo has made nothing, so this goes no deeper.
         for child in task.children {
             if self.tasks.get(child).is_some_and(|child| child.is_embryo()) {
-                self.bury(child);
+                self.bury_within(child, by, begun);
             }
         }
     }
 
     /// Ends a portion of what a dead task had. True when nothing is left.
     pub(super) fn bury_some(&mut self, who: TaskId) -> bool {
-        let begun = self.tree.handled;
+        self.bury_more(who, self.tree.handled)
+    }
+
+    fn bury_more(&mut self, who: TaskId, begun: u64) -> bool {
         // Whoever watches is told, and is no node that goes.
         let mut told: usize = 0;
         loop {

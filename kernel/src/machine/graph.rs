@@ -45,9 +45,9 @@ impl Machine {
     pub fn may_watch(&self, who: TaskId, tasks: &BTreeSet<TaskId>) -> BTreeSet<TaskId> {
         let watched = self.tasks.get(who).into_iter().flat_map(|task| task.space.iter());
         let watched = watched.filter_map(|(_, cell)| {
-            let Cell::Held(node) = cell else { return None };
-            let node = self.tree.get(*node)?;
-            if !node.powers.rights.contains(Rights::WATCH) {
+            let Cell::Held(id) = cell else { return None };
+            let node = self.tree.get(*id)?;
+            if !node.powers.rights.contains(Rights::WATCH) || self.tree.is_doomed(*id) {
                 return None;
             }
             match node.object {

@@ -70,8 +70,10 @@ impl Machine {
             return Err(KernelError::Order(format!("{who} is dead")));
         };
         for part in parts {
+            // Its creator gets a capability to it.
+            let own = u64::from(part.quota == Quota::Capabilities);
             // For the names of those who hold most; the account says the same and no more.
-            self.room(who, part.quota, part.amount)?;
+            self.room(who, part.quota, part.amount.saturating_add(own))?;
         }
         let draws = task.draws;
         self.accounts.set_aside(&draws, name, parts)

@@ -12,7 +12,7 @@ use rendez_ipc_core::control::{self, Mode};
 use rendez_ipc_core::status::{PageReader, StatusWriter};
 use rendez_protocol::kernel::{Credentials, Event, frame};
 use rendez_protocol::{ObjectId, Slot, TaskId};
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -124,12 +124,15 @@ pub(super) struct Peer {
     /// When it was last looked whether it waits in a circle.
     pub(super) looked_ns: u64,
     room: Room,
-    queue: VecDeque<Outgoing>,
+    /// By number, in the order in which they are sent.
+    queue: BTreeMap<u64, Outgoing>,
+    queued_ever: u64,
     /// Sending has stopped at the queue's first frame, for lack of room.
     blocked: bool,
     /// Frames were queued that nobody has tried to send yet.
     pub(super) due: bool,
-    topics: HashSet<Topic>,
+    /// Which of the queued frames is about it.
+    topics: HashMap<Topic, u64>,
     /// How many of the queued frames announce a client or its arenas.
     incoming: usize,
 }
@@ -164,10 +167,11 @@ impl Peer {
             page_file: None,
             looked_ns: 0,
             room,
-            queue: VecDeque::new(),
+            queue: BTreeMap::new(),
+            queued_ever: 0,
             blocked: false,
             due: false,
-            topics: HashSet::new(),
+            topics: HashMap::new(),
             incoming: 0,
         })
     }
@@ -222,20 +226,17 @@ impl Peer {
     }
 
     fn take_back_topic(&mut self, topic: Topic) -> bool {
-        let there = self.leaves(topic);
-        if there {
-            self.queue.retain(|waiting| waiting.topic != Some(topic));
-        }
-        there
+        let place = self.leaves(topic);
+        place.is_some_and(|place| self.queue.remove(&place).is_some())
     }
 
-    /// A queued event leaves the queue. Whether it was there.
-    fn leaves(&mut self, topic: Topic) -> bool {
-        let there = self.topics.remove(&topic);
-        if there && matches!(topic, Topic::Offered(_)) {
+    /// A queued event leaves the queue. Where it was there.
+    fn leaves(&mut self, topic: Topic) -> Option<u64> {
+        let place = self.topics.remove(&topic);
+        if place.is_some() && matches!(topic, Topic::Offered(_)) {
             self.incoming = self.incoming.saturating_sub(1);
         }
-        there
+        place
     }
 
     /// Queues a frame. A later event about the same fate takes the place of one that waits. False if
@@ -247,13 +248,15 @@ impl Peer {
         if self.queue.len() >= QUEUE_MAX {
             return false;
         }
+        self.queued_ever = self.queued_ever.wrapping_add(1);
+        let place = self.queued_ever;
         if let Some(topic) = outgoing.topic
-            && self.topics.insert(topic)
+            && self.topics.insert(topic, place).is_none()
             && matches!(topic, Topic::Offered(_))
         {
             self.incoming = self.incoming.saturating_add(1);
         }
-        self.queue.push_back(outgoing);
+        self.queue.insert(place, outgoing);
         true
     }
 
@@ -266,7 +269,7 @@ impl Peer {
     }
 
     fn send(&mut self) -> Sent {
-        while let Some(next) = self.queue.front() {
+        while let Some((_, next)) = self.queue.first_key_value() {
             // At most one batch of descriptors is under way to a task: what it does not read
             // counts against this process's limit of descriptors in flight, and all tasks' share.
             if !next.descriptors.is_empty()
@@ -293,7 +296,7 @@ impl Peer {
                 };
             }
             let was_event = next.code == frame::EVENT;
-            if let Some(sent) = self.queue.pop_front()
+            if let Some((_, sent)) = self.queue.pop_first()
                 && let Some(topic) = sent.topic
             {
                 self.leaves(topic);
@@ -303,5 +306,33 @@ impl Peer {
             }
         }
         Sent::All
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Origin, Outgoing, Peer};
+    use rendez_protocol::kernel::{Event, Fate};
+    use rendez_protocol::{ObjectId, Slot};
+
+    #[test]
+    fn a_later_fate_takes_the_place_of_one_that_waits() {
+        let (ours, _theirs) = crate::shell::socket_pair().unwrap();
+        let mut peer = Peer::new(ours, Origin::Created, false).unwrap();
+        let mut post = |index, generation| {
+            let slot = Slot { index, generation: 0 };
+            let what = Fate::Restarted { generation };
+            let event = Event::Watched { slot, object: ObjectId(1), what };
+            assert!(peer.post(Outgoing::event(&event, vec![generation as u8], vec![])));
+        };
+        // As many as a task may watch with: each round replaces all of them.
+        for round in 0..20 {
+            (0..4096).for_each(|index| post(index, round));
+        }
+        post(0, 20);
+        assert_eq!((peer.queue.len(), peer.topics.len()), (4096, 4096));
+        let payloads: Vec<u8> = peer.queue.values().map(|frame| frame.payload[0]).collect();
+        assert_eq!(payloads[..4095], [19; 4095]);
+        assert_eq!(payloads[4095], 20, "it is the last one now");
     }
 }

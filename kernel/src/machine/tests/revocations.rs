@@ -492,3 +492,19 @@ fn no_chain_is_longer_than_it_may_be() {
         assert!(matches!(world.fail(first, request), KernelError::Quota { limit: 256, .. }));
     }
 }
+
+#[test]
+fn those_who_never_began_are_buried_in_portions() {
+    let (mut world, first, _) = World::started();
+    let (parent, ..) = world.spawn(first, vec![]);
+    let endpoint = world.endpoint(parent);
+    let embryos: Vec<_> =
+        (0..40).map(|_| world.embryo(parent, vec![give(endpoint, Rights::SEND); 20]).0).collect();
+    let mut most = handled(&mut world, |world| world.die(parent));
+    assert!(embryos.iter().all(|embryo| !world.machine.is_alive(*embryo)));
+    while world.machine.is_at_work() {
+        most = most.max(handled(&mut world, |world| world.machine.step(&mut world.log)));
+    }
+    assert!(most <= 32, "{most}");
+    world.machine.check();
+}

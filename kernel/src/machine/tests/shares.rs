@@ -170,3 +170,20 @@ fn long_lists_come_in_pages() {
     assert_eq!((seen.len(), pages), (603, 3));
     assert!(seen.is_sorted());
 }
+
+#[test]
+fn a_task_is_not_half_made_for_lack_of_its_creators_own_capability() {
+    let (mut world, first, _) = World::started();
+    let (task, _) = with_parts(&mut world, first, vec![part(Quota::Capabilities, 10)]);
+    let create = |amount| Request::CreateTask {
+        name: "child".into(),
+        give: vec![],
+        quotas: vec![part(Quota::Capabilities, amount)],
+    };
+    let before = world.machine.tasks().count();
+    // Its own, and one to the child.
+    let error = world.fail(task, create(9));
+    assert_eq!(quota(&error), ("capabilities of child (its own part)".into(), 10));
+    assert_eq!(world.machine.tasks().count(), before);
+    assert!(matches!(world.ask(task, create(8)), Answer::Task { .. }));
+}
