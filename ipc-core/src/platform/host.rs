@@ -201,24 +201,20 @@ impl<T: core::fmt::Debug> Lock<T> for parking_lot::Mutex<T> {
     }
 }
 
-/// Sends the whole process a signal that it cannot refuse.
-fn signal_ourselves(signal: Signal) {
-    let _ = kill_process(getpid(), signal);
-}
-
 fn die() {
-    signal_ourselves(Signal::KILL);
+    let _ = kill_process(getpid(), Signal::KILL);
     // Not another step, however long it takes.
     loop {
         std::thread::park();
     }
 }
 
-/// Whichever thread takes the signal, the others stop where Linux next sees them. This one is to be
-/// seen here, so it sleeps: what is left of it comes after somebody has sent SIGCONT.
+/// Stops the process, this thread exactly here: what is left of it comes after somebody has sent
+/// SIGCONT. A signal to the process might be taken by another thread, and this one go on until that
+/// one runs; one to this thread is taken before it returns. The others stop where Linux next sees
+/// them.
 fn stop() {
-    signal_ourselves(Signal::STOP);
-    std::thread::sleep(Duration::from_millis(20));
+    let _ = nix::sys::signal::raise(nix::sys::signal::SIGSTOP);
 }
 
 impl Platform for Host {
