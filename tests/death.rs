@@ -20,6 +20,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -289,10 +290,17 @@ fn start(task: &Task, role: &str, endpoint: Received, variables: &[(&str, &OsStr
     Assistant::start(task, role, &[("serve", endpoint.slot, Rights::RECEIVE)], variables)
 }
 
+/// The lines of a file whose writer may have been killed: a last one may be torn.
+fn whole_lines(path: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().map(str::to_owned).collect()
+}
+
 /// What the server has written down: how often each message.
 fn logged(path: &Path) -> HashMap<u64, u32> {
     let mut handled = HashMap::new();
-    for line in std::fs::read_to_string(path).unwrap_or_default().lines() {
+    for line in whole_lines(path) {
         *handled.entry(line.parse().unwrap()).or_default() += 1;
     }
     handled
@@ -314,6 +322,12 @@ fn judge(told: &[(u64, Outcome)], handled: &HashMap<u64, u32>) -> HashMap<char, 
     counts
 }
 
+/// Kills one that went on until now: one that cannot write its log has ended by itself, and said why.
+fn kill(assistant: &mut Assistant) {
+    let ended = assistant.kill();
+    assert_eq!(ended.signal(), Some(Signal::KILL.as_raw()), "it has ended by itself: {ended}");
+}
+
 /// Who sends from a process that can be killed.
 struct Killable {
     assistant: Assistant,
@@ -332,15 +346,13 @@ impl Killable {
         Self { assistant, told }
     }
 
-    /// What it was told, as far as it came to write it down; a last line may be torn.
+    /// What it was told, as far as it came to write it down.
     fn told(&self) -> Vec<(u64, Outcome)> {
-        let text = std::fs::read_to_string(&self.told).unwrap_or_default();
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         let entry = |line: &str| {
             let (id, letter) = line.split_once(' ').unwrap();
             (id.parse().unwrap(), Outcome::of(letter))
         };
-        whole.lines().map(entry).collect()
+        whole_lines(&self.told).iter().map(|line| entry(line)).collect()
     }
 }
 
@@ -376,9 +388,15 @@ impl Massacre {
         }
     }
 
+    /// Each server has a log of its own: one killed while it writes may leave half a line, which the
+    /// next one would go on with.
+    fn log(&self, server: u32) -> PathBuf {
+        self.directory.path().join(format!("log-{server}"))
+    }
+
     fn server(&mut self) -> Assistant {
         self.servers += 1;
-        let log = self.directory.path().join("log");
+        let log = self.log(self.servers);
         start(&self.task, "recorder", self.endpoint, &[("LOG", log.as_os_str())])
     }
 
@@ -421,14 +439,14 @@ impl Massacre {
                 std::thread::sleep(Duration::from_micros(self.random.below(12_000)));
                 match self.random.below(4) {
                     0 | 1 => {
-                        server.kill();
+                        kill(&mut server);
                         self.task.delete(server.capability.slot).unwrap();
                         server = self.server();
                     }
                     who => {
                         let next = self.client();
                         let mut victim = std::mem::replace(&mut killable[(who % 2) as usize], next);
-                        victim.assistant.kill();
+                        kill(&mut victim.assistant);
                         dead.push(victim);
                     }
                 }
@@ -454,14 +472,19 @@ impl Massacre {
         eventually("the server has no client left", || {
             (info(&self.task, server.id).unwrap().server_connections == 0).then_some(())
         });
-        server.kill();
+        kill(&mut server);
         self.task.delete(server.capability.slot).unwrap();
         drop(name);
     }
 
     /// Holds what senders were told against what the servers wrote down.
     fn judge(&self) {
-        let handled = logged(&self.directory.path().join("log"));
+        let mut handled = HashMap::new();
+        for server in 1..=self.servers {
+            for (id, times) in logged(&self.log(server)) {
+                *handled.entry(id).or_default() += times;
+            }
+        }
         assert!(handled.values().all(|times| *times == 1), "nothing is handled twice");
         let counts = judge(&self.told, &handled);
         let (servers, dead) = (self.servers, self.dead_clients);
