@@ -118,7 +118,7 @@ impl Reachable {
         let open = std::fs::Permissions::from_mode(0o711);
         std::fs::set_permissions(directory.path(), open).unwrap();
         let program = directory.path().join("rendez");
-        std::fs::copy(common::RENDEZ, &program).unwrap();
+        common::copy_executable(common::RENDEZ, &program);
         Self { directory, program }
     }
 

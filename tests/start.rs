@@ -193,7 +193,7 @@ fn a_restart_of_what_dies_at_once_says_so() {
 fn a_restart_that_cannot_be_made_leaves_no_task_behind() {
     let programs = directory();
     let (executable, aside) = (programs.path().join("rendez"), programs.path().join("aside"));
-    std::fs::copy(common::RENDEZ, &executable).unwrap();
+    common::copy_executable(common::RENDEZ, &executable);
     let system = System::with(|command| {
         let mut copied = Command::new(&executable);
         copied.args(command.get_args()).stdin(Stdio::null()).stdout(Stdio::piped());
@@ -282,7 +282,7 @@ fn what_others_made_in_the_temporary_directory_is_not_trusted() {
     DirBuilder::new().mode(0o755).create(&theirs).unwrap();
     std::fs::set_permissions(temporary.path(), PermissionsExt::from_mode(0o1777)).unwrap();
     let executable = temporary.path().join("rendez");
-    std::fs::copy(common::RENDEZ, &executable).unwrap();
+    common::copy_executable(common::RENDEZ, &executable);
     let mut command = Command::new(&executable);
     for variable in
         ["RENDEZ_RUNTIME_DIR", "RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "RENDEZ_KERNEL_SOCKET"]

@@ -591,9 +591,13 @@ fn another_user_is_refused_at_the_front_door() {
     };
     open(system.directory.path());
     open(&system.path());
-    // A copy, since the way to this program may be closed to others.
+    // A copy, since the way to this program may be closed to others. Another process writes it: Linux
+    // refuses to execute what any process has open for writing, such as a child that another test's
+    // thread has started and that is not its own program yet.
     let program = system.directory.path().join("program");
-    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let this = std::env::current_exe().unwrap();
+    let copied = std::process::Command::new("cp").arg(this).arg(&program).status().unwrap();
+    assert!(copied.success(), "{copied}");
     let output = std::process::Command::new(program)
         .args(["--exact", "stranger", "--nocapture"])
         .env("RENDEZ_TEST_STRANGER", system.path())

@@ -234,6 +234,14 @@ pub(crate) fn rendez(runtime: &Path) -> Command {
     command
 }
 
+/// Copies an executable, to be started by this test. Another process writes the copy: what this one
+/// has open for writing, a child that another test's thread starts has open too until it is its own
+/// program, and Linux refuses to execute such a file.
+pub(crate) fn copy_executable(from: impl AsRef<Path>, to: &Path) {
+    let copied = Command::new("cp").arg(from.as_ref()).arg(to).status().unwrap();
+    assert!(copied.success(), "cp: {copied}");
+}
+
 /// Sends a POSIX signal to a process that is there.
 pub(crate) fn signal(pid: u32, signal: Signal) {
     kill_process(process(pid), signal).expect("the process is there");
