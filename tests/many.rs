@@ -426,9 +426,9 @@ fn threads_that_share_a_pool_get_their_own_replies() {
                     }
                 });
             }
+            // On a busy machine the server may not even have come to it.
             let held = held.join().unwrap();
-            let late =
-                matches!(held, Err(Error::Send(SendError::Interrupted { why: Why::Deadline, .. })));
+            let late = matches!(held, Err(Error::Send(error)) if error.why() == Why::Deadline);
             assert!(late, "{held:?}");
         });
         assert_eq!(pool.connections(), 2);
