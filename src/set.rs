@@ -95,6 +95,8 @@ pub struct ConnectionSet {
     in_flight: usize,
     /// No deadline of a transaction in flight is before this, in ns.
     soonest: u64,
+    /// Transactions that were cancelled before a server had taken them, of which nobody was told yet.
+    cancelled: Vec<(Key, Outcome)>,
     /// A member that has ended, until all is told of it.
     ending: Option<(Key, Why)>,
     ends: Arc<OwnedFd>,
@@ -119,6 +121,7 @@ impl ConnectionSet {
             quiet: Vec::new(),
             in_flight: 0,
             soonest: NEVER,
+            cancelled: Vec::new(),
             ending: None,
             ends,
         };
@@ -170,6 +173,9 @@ impl ConnectionSet {
     pub fn remove(&mut self, member: Member) {
         if let Some((end, known)) = self.take_out(member.0) {
             self.in_flight -= end.in_flight();
+            while self.take_cancelled(Some(member.0)).is_some() {
+                self.in_flight -= 1;
+            }
             drop(end);
             self.let_go(known.id, Why::Closed);
         }
@@ -279,8 +285,14 @@ impl ConnectionSet {
     /// If the transaction is not in flight: a mistake of the caller.
     pub fn cancel(&mut self, member: Member, transaction: u64) {
         if let Some(end) = self.receiver.end(member.0) {
-            end.give_up(transaction, Why::Cancelled);
-            self.soonest = self.soonest.min(end.next_deadline());
+            match end.give_up(transaction, Why::Cancelled) {
+                None => self.soonest = self.soonest.min(end.next_deadline()),
+                Some(outcome) => {
+                    self.cancelled.push((member.0, outcome));
+                    // To be told at the next look at the clock.
+                    self.soonest = 0;
+                }
+            }
         }
     }
 
@@ -440,6 +452,9 @@ impl ConnectionSet {
 
     /// A transaction whose deadline has passed; if there is none, when that will next be so.
     fn next_overdue(&mut self, now: u64) -> Option<Told> {
+        if let Some(told) = self.take_cancelled(None) {
+            return Some(told);
+        }
         let mut soonest = NEVER;
         for key in self.receiver.keys() {
             let Some(end) = self.receiver.end(key) else { continue };
@@ -454,10 +469,22 @@ impl ConnectionSet {
         None
     }
 
+    /// A transaction, of this member if one is named, that no server had taken when it was cancelled.
+    #[cold]
+    fn take_cancelled(&mut self, of: Option<Key>) -> Option<Told> {
+        let at = self.cancelled.iter().position(|(key, _)| of.is_none_or(|of| of == *key))?;
+        let (key, outcome) = self.cancelled.remove(at);
+        self.buffer.replace(&[]);
+        Some(Told::Answer(key, outcome))
+    }
+
     /// What is still to be told of a member that has ended; at last, that it has.
     #[cold]
     fn last_words(&mut self) -> Option<Told> {
         let (key, why) = self.ending?;
+        if let Some(told) = self.take_cancelled(Some(key)) {
+            return Some(told);
+        }
         let end = self.receiver.end(key)?;
         if let Some(outcome) = end.next_of_ended(&mut self.buffer) {
             return Some(Told::Answer(key, outcome));

@@ -11,6 +11,7 @@ use rendez::{
     Arrival, Connection, ConnectionSet, Error, NEVER, Options, Pool, Revoked, SendError, Server,
     Task, Wait, Why,
 };
+use rustix::process::Signal;
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -231,6 +232,37 @@ fn a_set_hears_of_deadlines_cancels_and_posts() {
         }
     }
     assert_eq!(set.in_flight(), 0);
+}
+
+/// Reproduces: of a transaction that no server had taken when it was cancelled, nothing was ever told.
+#[test]
+fn a_set_is_told_of_what_was_cancelled_before_a_server_took_it() {
+    let system = System::start();
+    let task = system.task();
+    let (server, endpoint) = server(&task, "one thread");
+    let mut set = ConnectionSet::new(&task).unwrap();
+    let [a, b] = [(); 2].map(|()| set.connect(endpoint.slot, &small()).unwrap());
+    set.begin(a, ECHO, b"it serves", 64).unwrap();
+    assert_eq!(answer(&mut set).2, Ok(b"it serves".to_vec()));
+    let pid = server.child.id();
+    common::signal(pid, Signal::STOP);
+    common::eventually("it is stopped", || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.rsplit_once(") ").filter(|(_, state)| state.starts_with('T')).map(drop)
+    });
+    let cancelled = Err(SendError::NotDelivered { why: Why::Cancelled });
+    let early = set.begin(a, ECHO, b"never run", 64).unwrap();
+    set.cancel(a, early);
+    assert_eq!(answer(&mut set), (a, early, cancelled));
+    // What was cancelled on a member that leaves is not told of, and not counted any more.
+    let gone = set.begin(b, ECHO, b"never run", 64).unwrap();
+    set.cancel(b, gone);
+    assert_eq!(set.in_flight(), 1);
+    set.remove(b);
+    assert_eq!((set.in_flight(), set.next(soon(20)).unwrap()), (0, None));
+    common::signal(pid, Signal::CONT);
+    set.begin(a, ECHO, b"serves on", 64).unwrap();
+    assert_eq!(answer(&mut set).2, Ok(b"serves on".to_vec()));
 }
 
 #[test]

@@ -641,7 +641,8 @@ impl<P: Platform> ClientEnd<P> {
     #[cold]
     fn ended(&mut self, transaction: u64, why: Why, out: &mut Buffer) -> Result<Status, SendError> {
         self.mark(transaction);
-        if self.fault.is_none() {
+        // A reply that was taken in before the peer's mistake was found stays one.
+        if self.fault.is_none() || self.flight.is_answered(transaction) {
             match self.look(transaction, out) {
                 Ok(Some(outcome)) => return Self::withdrawn_for(outcome, why),
                 Ok(None) => {}

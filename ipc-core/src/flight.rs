@@ -152,9 +152,22 @@ impl Flight {
         })
     }
 
-    /// How many replies somebody waits for.
-    pub(crate) fn waiting(&self) -> usize {
-        self.all_waiting().count()
+    /// The transactions whose replies are here, and that nobody has asked for yet.
+    fn all_answered(&self) -> impl Iterator<Item = u64> {
+        self.entries.iter().chain(&self.stragglers).filter_map(|entry| match entry {
+            Entry::Done { position, .. } => Some(*position),
+            _ => None,
+        })
+    }
+
+    /// Of how many transactions nobody has been told what became of them.
+    pub(crate) fn untold(&self) -> usize {
+        self.all_waiting().count() + self.all_answered().count()
+    }
+
+    /// Whether this transaction's reply is here, and nobody has asked for it yet.
+    pub(crate) fn is_answered(&self, transaction: u64) -> bool {
+        self.all_answered().any(|position| position == transaction)
     }
 
     /// Whether somebody waits for this transaction's reply.
@@ -164,12 +177,7 @@ impl Flight {
 
     /// The oldest transaction of which nobody has been told what became of it.
     pub(crate) fn first(&self) -> Option<u64> {
-        let answered =
-            self.entries.iter().chain(&self.stragglers).filter_map(|entry| match entry {
-                Entry::Done { position, .. } => Some(*position),
-                _ => None,
-            });
-        self.all_waiting().map(|(position, ..)| position).chain(answered).min()
+        self.all_waiting().map(|(position, ..)| position).chain(self.all_answered()).min()
     }
 
     /// A transaction whose deadline, or grace, has passed; and why it was given up, if it was.

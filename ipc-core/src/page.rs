@@ -195,6 +195,9 @@ impl PageWriter {
         if let Some(place) = place {
             let [key, rest @ ..] = record(&self.mapping, place);
             let [key_word, rest_words @ ..] = words_of(status_index, waiting);
+            // ORDERING(wait): Release; the last one's key is 0 before its words change. Pairs with the
+            // second look in `PageReader::claims`.
+            fence(Ordering::Release);
             for (place, word) in rest.into_iter().zip(rest_words) {
                 // Relaxed: described before the key says that it counts.
                 place.store(word, Ordering::Relaxed);
@@ -301,6 +304,9 @@ impl PageReader {
             // ORDERING(wait): Acquire; pairs with `PageWriter::waiting`.
             fence(Ordering::Acquire);
             let [who, since, deadline] = rest.map(load);
+            // ORDERING(wait): Acquire; the words before the second look at the key. Whoever has read one
+            // that was changed then sees that the key was. Pairs with `PageWriter::waiting`.
+            fence(Ordering::Acquire);
             // Another wait's by now: what was read may be half of each.
             (load(key) == key_word).then(|| Claim::new([key_word, who, since, deadline])).flatten()
         });

@@ -578,10 +578,17 @@ impl<E: End> Receiver<E> {
             }
         }
         let (most, mut highest) = (self.polled.len().div_ceil(LOOKS_PER_MESSAGE), 0);
+        let mut some_idle = false;
         for step in 0..self.polled.len() {
             let at = (self.cursor + step) % self.polled.len();
             let index = self.polled[at];
-            let Some(priority) = self.places[index].end.urgency() else { continue };
+            let place = &mut self.places[index];
+            let Some(priority) = place.end.urgency() else {
+                // While there is always something that comes first, no other look is made.
+                place.idle = place.idle.saturating_add(1);
+                some_idle |= place.idle > IDLE_LOOKS;
+                continue;
+            };
             if priority > highest {
                 highest = priority;
                 self.first.clear();
@@ -592,6 +599,26 @@ impl<E: End> Receiver<E> {
         }
         if let Some(at) = self.first.back().and_then(|last| self.places[*last].at) {
             self.cursor = at + 1;
+        }
+        if some_idle {
+            self.quieten_idle();
+        }
+    }
+
+    /// Makes those quiet in which there was nothing for long, but for one.
+    #[cold]
+    fn quieten_idle(&mut self) {
+        let mut at = 0;
+        while self.polled.len() > 1
+            && let Some(&index) = self.polled.get(at)
+        {
+            if self.places[index].idle > IDLE_LOOKS {
+                self.quieten(index);
+            }
+            // Another has taken the place of one that is quiet now.
+            if self.polled.get(at) == Some(&index) {
+                at += 1;
+            }
         }
     }
 

@@ -4,6 +4,7 @@
 use rendez_ipc_core::client::{ClientEnd, NEVER, SendError};
 use rendez_ipc_core::half::{Ours, Theirs};
 use rendez_ipc_core::platform::{Host, HostBell, HostStatus, Platform};
+use rendez_ipc_core::receive::{Receiver, Turn};
 use rendez_ipc_core::ring::{Buffer, Fault};
 use rendez_ipc_core::segment::{OwnSegment, PeerSegment, SEALS};
 use rendez_ipc_core::server::{Found, ServerEnd, Taken};
@@ -11,6 +12,7 @@ use rendez_ipc_core::status::{PAGE_BYTES, PageWriter, StatusReader, StatusWriter
 use rendez_ipc_core::wait::Wait;
 use rendez_protocol::kernel::Shape;
 use rendez_protocol::status::{ConnectionState, Status, Why};
+use rustix::event::EventfdFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -263,4 +265,59 @@ fn the_end_of_a_connection_wakes_a_sleeping_sender_and_names_the_incarnation() {
         waiting.join().expect("no panic"),
         Err(SendError::Interrupted { why: Why::Dead, generation: 7 })
     );
+}
+
+/// Reproduces: a reply that was taken in before the peer's mistake was found was told of without end.
+#[test]
+fn each_transaction_of_an_ended_connection_is_told_of_once_whatever_the_peer_did_last() {
+    let Pair { mut client, mut server, mut kernel, .. } = default_pair();
+    let mut out = Buffer::new();
+    let [first, second] = [(); 2].map(|()| client.begin(1, &[], 8, NEVER).expect("room"));
+    let [_, taken] = [(); 2].map(|()| receive(&mut server, &mut out));
+    server.port().reply(&taken, Status::OK, b"honest");
+    server.port().reply(&Taken { transaction: 5, ..taken }, Status::OK, &[]);
+    kernel.set(1, ConnectionState::Dead as u32);
+    let told = client.next_of_ended(&mut out).expect("two are in flight");
+    let interrupted = Err(SendError::Interrupted { why: Why::Dead, generation: 7 });
+    assert_eq!((told.transaction, told.result), (first, interrupted));
+    assert_eq!((client.fault(), client.in_flight()), (Some(Fault::Transaction(5)), 1));
+    let told = client.next_of_ended(&mut out).expect("one is left");
+    assert_eq!((told.transaction, told.result, &*out), (second, Ok(Status::OK), &b"honest"[..]));
+    assert_eq!((client.next_of_ended(&mut out), client.in_flight()), (None, 0));
+}
+
+/// Reproduces: while messages of a priority came without a pause, a connection without any was looked
+/// at before each of them, and never became quiet.
+#[test]
+fn priorities_do_not_keep_a_connection_awake_in_which_nothing_happens() {
+    let eventfd = || {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        rustix::event::eventfd(0, flags).expect("an eventfd")
+    };
+    let mut receiver = Receiver::new(Wait::Block, None).expect("epoll");
+    let Pair { client: mut busy, server, .. } = default_pair();
+    let busy_key = receiver.add(server, eventfd()).expect("epoll");
+    let Pair { client: mut idle, server, .. } = default_pair();
+    let idle_key = receiver.add(server, eventfd()).expect("epoll");
+    busy.set_priority(1);
+    let mut out = Buffer::new();
+    let mut ordered = |receiver: &mut Receiver, out: &mut Buffer| {
+        let sent = busy.begin(1, &[], 0, NEVER).expect("room");
+        let Ok(Turn::Message(key, taken)) = receiver.next(out, NEVER) else { panic!("a message") };
+        assert_eq!(key, busy_key);
+        receiver.port(key).expect("its port").reply(&taken, Status::OK, &[]);
+        assert_eq!(busy.poll(sent, out), Some(Ok(Status::OK)));
+    };
+    assert_eq!(receiver.polled(), 2);
+    for _ in 0..1000 {
+        ordered(&mut receiver, &mut out);
+    }
+    assert_eq!(receiver.polled(), 1, "it is quiet");
+    let sent = idle.begin(1, &[], 0, NEVER).expect("room");
+    assert!(idle.counts().rings > 0, "it is to be rung");
+    receiver.rouse(idle_key);
+    let Ok(Turn::Message(key, taken)) = receiver.next(&mut out, NEVER) else { panic!("a message") };
+    assert_eq!(key, idle_key);
+    receiver.port(key).expect("its port").reply(&taken, Status::OK, &[]);
+    assert_eq!(idle.poll(sent, &mut out), Some(Ok(Status::OK)));
 }

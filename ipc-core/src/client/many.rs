@@ -139,7 +139,7 @@ impl<P: Platform> ClientEnd<P> {
     /// How many transactions were begun and not told of yet.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.flight.waiting()
+        self.flight.untold()
     }
 
     /// When the next transaction in flight is overdue, [`NEVER`](super::NEVER) if none is ever.
