@@ -77,6 +77,7 @@ pub enum Command {
     /// Start a task of the system again
     Restart {
         /// Its name in the manifest: name, file, signal, or one of yours
+        #[arg(value_name = "TASK")]
         server: String,
     },
     /// How tasks of the system came to their ends: what they were doing, their last words
@@ -264,7 +265,7 @@ const UP_HELP: &str = "\
 The front door's policy says whom it lets in, by uid, and what they are given:
   little    your own processes: look names up, use servers, see how the servers are
   operator  your own processes: all that there is, to register names, to restart and stop, and to
-            look at tasks (ps, top, inspect)
+            look at tasks (ps, top, graph, inspect) and inject faults into them
   FILE      rules in TOML, for other users too; docs/guide/quotas-and-the-front-door.md
 
 What is written with a `/` or a `.` is a FILE.";
@@ -407,8 +408,8 @@ impl SortKey {
 }
 
 const TOP_HELP: &str = "\
-On a terminal: q quits, p pauses, s sorts by another key, r reverses, the arrows scroll, + and - change
-the interval. In a pipe: tables; with --json, one document for each look.
+On a terminal: q quits, p pauses, s sorts by another key, r reverses, the arrows scroll, + and -
+change the interval. In a pipe: tables; with --json, one document for each look.
 
 It reads what tasks count of themselves. That disturbs nobody; and a task that lies about itself is
 believed. docs/guide/observing.md says what each number means.";
@@ -450,7 +451,7 @@ pub struct Inject {
     /// What happens there: kill, stop, drop, or delay=MS
     #[arg(value_parser = parse_action)]
     pub action: Option<Action>,
-    /// In which transaction: the how many-eth to get there from now on
+    /// In which transaction, of those that get there from now on: 1 for the next
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub nth: u32,
     /// List what has not struck yet
@@ -519,7 +520,9 @@ RIGHTS are letters:
   n  register, define                  x  manage the server
   m  derive further capabilities       g  let it travel in messages
   t  be told of its death              i  look at its state
-  p  post notifications
+  p  post notifications                v  receive: serve an endpoint
+  k  send the task POSIX signals       j  inject faults into it
+  a  map a region for reading          b  map it for writing
 
 The program finds what it was given by NAME. With a capability named `name` (the name server) it
 can look paths up:

@@ -183,7 +183,7 @@ pub enum Error {
         error: String,
     },
     /// The program was not found.
-    #[error("sandbox: the program {program:?} is not there, nor in PATH")]
+    #[error("the program {program:?} is not there (a name without / is looked for in PATH)")]
     Program {
         /// Its name.
         program: String,

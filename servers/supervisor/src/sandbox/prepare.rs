@@ -168,15 +168,16 @@ fn allow(
 /// Where `program` is, as `execvp` would find it.
 fn found(program: &OsStr) -> Result<PathBuf, Error> {
     let path = Path::new(program);
+    let missing = || Error::Program { program: program.to_string_lossy().into() };
     if path.components().count() > 1 || path.is_absolute() {
-        return Ok(path.into());
+        return if path.exists() { Ok(path.into()) } else { Err(missing()) };
     }
     std::env::var_os("PATH")
         .iter()
         .flat_map(std::env::split_paths)
         .map(|directory| directory.join(path))
         .find(|candidate| candidate.is_file())
-        .ok_or_else(|| Error::Program { program: program.to_string_lossy().into() })
+        .ok_or_else(missing)
 }
 
 fn flag(namespace: Namespace) -> CloneFlags {
