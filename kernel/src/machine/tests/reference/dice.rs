@@ -190,6 +190,18 @@ impl Draw<'_> {
             .collect()
     }
 
+    /// Asks where a capability came from: its own, or another's.
+    fn provenance(&mut self, id: TaskId) -> Does {
+        if self.one_in(2) {
+            return Does::Provenance(self.slot(id, None, Rights::INSPECT), None);
+        }
+        let living = self.living();
+        let of = self.dice.pick(&living).unwrap_or(1);
+        let theirs = self.slot(self.brought.task(of), None, Rights::empty());
+        let slot = self.slot(id, Some(ObjectKind::Task), Rights::INSPECT);
+        Does::Provenance(slot, Some((of, theirs)))
+    }
+
     fn minor(&mut self) -> Option<u16> {
         if self.one_in(4) { Some(self.dice.below(2) as u16) } else { None }
     }
@@ -210,7 +222,7 @@ impl Draw<'_> {
                 doorbell: this.doorbell(),
             }
         };
-        let does = match self.dice.below(150) {
+        let does = match self.dice.below(160) {
             0 => Does::PageMapped,
             1..7 => Does::CreateEndpoint,
             7..9 => Does::CreateNotification,
@@ -297,7 +309,7 @@ impl Draw<'_> {
                 let living = self.living();
                 let of = self.dice.pick(&living).unwrap_or(1);
                 let slot = self.slot(id, Some(Task), Rights::INSPECT);
-                if self.one_in(2) { Does::Page(slot, of) } else { Does::Held(slot, of) }
+                Does::Page(slot, of)
             }
             135..138 => {
                 let rules = [Some(1000), Some(7), None];
@@ -315,6 +327,14 @@ impl Draw<'_> {
                 let write = self.one_in(3);
                 Does::MapRegion(self.slot(id, Some(Region), Rights::empty()), write)
             }
+            150..154 => {
+                let living = self.living();
+                let of = self.dice.pick(&living).unwrap_or(1);
+                let slot = self.slot(id, Some(Task), Rights::INSPECT);
+                let from = if self.one_in(4) { self.dice.below(8) as u32 } else { 0 };
+                if self.one_in(2) { Does::Held(slot, of, from) } else { Does::Ends(slot, of, from) }
+            }
+            154..160 => self.provenance(id),
             _ => Does::TakeBack(self.slot(id, None, Rights::empty())),
         };
         let does = match self.missed.take() {

@@ -6,7 +6,7 @@ use super::space::needs;
 use super::{Reference, Reply, fits};
 use crate::effect::{Alarm, Effect};
 use crate::machine::tree::{Object, Powers};
-use rendez_protocol::kernel::{Answer, Event, Fate, Hold, KernelError, ObjectKind, Senders};
+use rendez_protocol::kernel::{Answer, Event, Fate, Hold, How, KernelError, ObjectKind, Senders};
 use rendez_protocol::{Interface, ObjectId, Rights, Slot, TaskId};
 
 #[derive(Debug)]
@@ -97,7 +97,8 @@ impl Reference {
         self.new_endpoint(id, ObjectKind::Endpoint, who);
         let passed = Rights::MINT | Rights::GRANT | Rights::WATCH | Rights::INSPECT;
         let rights = passed | Rights::SEND | Rights::RECEIVE | Rights::POST | Rights::SERVER_MASK;
-        let own = self.place(who, None, Object::Endpoint(id), Powers::first(rights))?;
+        let own =
+            self.place(who, None, Object::Endpoint(id), Powers::first(rights), How::Created)?;
         Ok(Some(Answer::Slot(own)))
     }
 

@@ -119,6 +119,7 @@ impl Reference {
     /// A grant is no longer; what is below it is its parent's. It counts until [`Reference::forget`].
     pub(super) fn take_out(&mut self, number: u64) -> Option<Grant> {
         let grant = *self.grant(number)?;
+        self.way_without(number);
         for other in &mut self.grants {
             if other.parent == Some(number) {
                 other.parent = grant.parent;

@@ -8,7 +8,7 @@
 //! record; which ids are given out is a list of places with the last one freed on top.
 //!
 //! Told the same ([`Input`]), both must say the same: outcome, answers, events, status words, and what
-//! the shell is to do, in the same order. Not compared (see [`plain`]) are texts for
+//! the shell is to do, in the same order. Not compared (see `plain`) are texts for
 //! people, the order among those who are told of one object's fate at one moment, how a quota's
 //! refusal is explained, and which quota is the tightest.
 //!
@@ -21,6 +21,8 @@
 //! | `endpoints` | serving, waiting, watching |
 //! | `connections`, `tickets` | connections step by step; what travels over them |
 //! | `regions` | regions |
+//! | `looks` | where capabilities came from, what a task has |
+//! | `plain` | what is compared |
 //! | `posts` | notifications |
 //! | `steps`, `dice`, `runs` | random sequences, and both machines run beside each other |
 //! | `fixed` | sequences that once failed |
@@ -36,6 +38,8 @@ mod dice;
 mod endpoints;
 mod fixed;
 mod grants;
+mod looks;
+mod plain;
 mod posts;
 mod regions;
 mod revoke;
@@ -52,6 +56,7 @@ use crate::quota::Quotas;
 use connections::Connection;
 use endpoints::Endpoint;
 use grants::Grant;
+use looks::Way;
 use regions::Region;
 use rendez_protocol::kernel::{Answer, Event, Hello, KernelError, Request};
 use rendez_protocol::{ConnectionId, ObjectId, Slot, TaskId};
@@ -139,6 +144,7 @@ pub(super) struct Reference {
     tasks: Places<Task>,
     grants: Vec<Grant>,
     grants_ever: u64,
+    ways: Vec<Way>,
     endpoints: Vec<Endpoint>,
     regions: Vec<Region>,
     connections: Places<Connection>,
@@ -161,6 +167,7 @@ impl Reference {
             tasks: Places::default(),
             grants: Vec::new(),
             grants_ever: 0,
+            ways: Vec::new(),
             endpoints: Vec::new(),
             regions: Vec::new(),
             connections: Places::default(),
@@ -271,7 +278,9 @@ impl Reference {
             Request::Disconnect { connection, why } => self.disconnect(who, connection, why),
             Request::Kill { slot, signal } => self.kill(who, transaction, slot, signal),
             Request::List { slot, .. } => self.list(who, transaction, slot),
-            Request::Held { slot, task, .. } => self.look_at_space(who, slot, task),
+            Request::Held { slot, task, from } => self.look_at_space(who, slot, task, from),
+            Request::Ends { slot, task, from } => self.look_at_ends(who, slot, task, from),
+            Request::Provenance { slot, of } => self.provenance(who, slot, of),
             Request::Page { slot, task } => self.page(who, transaction, slot, task),
             Request::FrontDoor { slot, rules } => self.set_door(who, slot, &rules),
             Request::CreateRegion { bytes, kind } => {
@@ -361,42 +370,4 @@ fn fits(used: u64, more: u64, limit: impl Into<u64>, what: &str) -> Result<(), K
 /// A value that is out of its bounds.
 fn bad(value: impl Into<u64>) -> KernelError {
     KernelError::BadValue { what: String::new(), value: value.into(), allowed: String::new() }
-}
-
-/// Effects without what is said for people, and with those who are told of an object's fate at one
-/// moment in a fixed order.
-pub(super) fn plain(mut effects: Vec<Effect>) -> Vec<Effect> {
-    for effect in &mut effects {
-        if let Effect::Answer { answer: Answer::Error(error), .. } = effect {
-            plain_error(error);
-        }
-        if let Effect::Tasks { tasks, .. } = effect {
-            tasks.iter_mut().for_each(|task| task.tightest = None);
-        }
-    }
-    let fate = |effect: &Effect| match effect {
-        Effect::Event { event: Event::Watched { object, what, .. }, .. } => Some((*object, *what)),
-        _ => None,
-    };
-    for run in effects.chunk_by_mut(|one, other| fate(one).is_some() && fate(one) == fate(other)) {
-        run.sort_by_key(|effect| match effect {
-            Effect::Event { to, event: Event::Watched { slot, .. }, .. } => Some((*to, *slot)),
-            _ => None,
-        });
-    }
-    effects
-}
-
-pub(super) fn plain_error(error: &mut KernelError) {
-    match error {
-        KernelError::Order(text) | KernelError::Denied(text) | KernelError::Malformed(text) => {
-            text.clear();
-        }
-        KernelError::BadValue { what, allowed, .. } => {
-            what.clear();
-            allowed.clear();
-        }
-        KernelError::Quota { holders, .. } => holders.clear(),
-        _ => {}
-    }
 }

@@ -6,7 +6,7 @@ use super::grants::Holder;
 use super::{Reference, Reply, bad, fits};
 use crate::effect::{Attach, Effect, Side};
 use crate::machine::tree::{Object, Powers};
-use rendez_protocol::kernel::{Answer, Doorbell, KernelError, ObjectKind};
+use rendez_protocol::kernel::{Answer, Doorbell, How, KernelError, ObjectKind};
 use rendez_protocol::status::ConnectionState;
 use rendez_protocol::{ConnectionId, ObjectId, Rights, Slot, TaskId, Why};
 
@@ -19,7 +19,8 @@ impl Reference {
         self.new_endpoint(id, ObjectKind::Notification, who);
         let passed = Rights::MINT | Rights::GRANT | Rights::WATCH | Rights::INSPECT;
         let rights = passed | Rights::RECEIVE | Rights::POST;
-        let own = self.place(who, None, Object::Notification(id), Powers::first(rights))?;
+        let own =
+            self.place(who, None, Object::Notification(id), Powers::first(rights), How::Created)?;
         Ok(Some(Answer::Slot(own)))
     }
 

@@ -4,7 +4,7 @@ use super::space::needs;
 use super::{Reference, Reply, bad, fits};
 use crate::effect::{Attach, Effect};
 use crate::machine::tree::{Object, Powers};
-use rendez_protocol::kernel::{Answer, KernelError, ObjectKind, RegionKind};
+use rendez_protocol::kernel::{Answer, How, KernelError, ObjectKind, RegionKind};
 use rendez_protocol::{ObjectId, Rights, Slot, TaskId};
 
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl Reference {
         if shared {
             rights |= Rights::MAP_WRITE;
         }
-        let own = self.place(who, None, Object::Region(id), Powers::first(rights))?;
+        let own = self.place(who, None, Object::Region(id), Powers::first(rights), How::Created)?;
         let attach = vec![Attach::Region(id)];
         self.answer_with(who, transaction, Ok(Answer::Region(own)), attach);
         Ok(None)

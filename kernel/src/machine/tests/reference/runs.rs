@@ -1,10 +1,11 @@
 //! Both machines side by side, through random sequences.
 
+use super::Reference;
 use super::broken::Sabotage;
 use super::dice::Draw;
+use super::plain::{plain, plain_error};
 use super::shrink::{report, shortest};
 use super::steps::{Brought, Does, Step};
-use super::{Reference, plain};
 use crate::effect::Effect;
 use crate::input::{Input, Outcome};
 use crate::machine::Machine;
@@ -17,7 +18,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// Steps of a sequence.
 const LENGTH: u32 = 160;
 /// Sequences of the short run, which is part of every test run.
-const FEW: u64 = 300;
+const FEW: u64 = 500;
 
 /// Quotas that a short sequence reaches.
 pub(super) fn quotas() -> Quotas {
@@ -86,7 +87,7 @@ impl Both {
                 .map_err(|_| "the reference panicked".to_owned())?;
         let plain_outcome = |outcome: Outcome| match outcome {
             Outcome::Refused(mut error) => {
-                super::plain_error(&mut error);
+                plain_error(&mut error);
                 Outcome::Refused(error)
             }
             other => other,
@@ -190,6 +191,9 @@ fn name(effect: &Effect) -> &'static str {
             Answer::Connected { .. } => "connected",
             Answer::Region(_) => "region",
             Answer::Mapping { .. } => "mapping",
+            Answer::Held { .. } => "held",
+            Answer::Ends { .. } => "ends",
+            Answer::Provenance(_) => "provenance",
             Answer::Error(error) => error_name(error),
             _ => "other answers",
         },
@@ -263,6 +267,9 @@ fn the_machine_says_what_the_reference_says() {
         "connected",
         "region",
         "mapping",
+        "held",
+        "ends",
+        "provenance",
         "bad slot",
         "wrong object",
         "missing rights",

@@ -5,7 +5,7 @@ use super::{Reference, Reply, fits, of_slot};
 use crate::effect::{Effect, Side};
 use crate::machine::tree::{Object, Powers};
 use rendez_protocol::kernel::{
-    Answer, Capability, Event, KernelError, Limits, ObjectKind, Received, Travel,
+    Answer, Capability, Event, How, KernelError, Limits, ObjectKind, Received, Travel,
 };
 use rendez_protocol::{Rights, Slot, TaskId};
 
@@ -78,6 +78,7 @@ impl Reference {
         parent: Option<u64>,
         object: Object,
         powers: Powers,
+        how: How,
     ) -> Result<Received, KernelError> {
         self.space_for(who, 1)?;
         let Some(task) = self.task_mut(who) else {
@@ -85,7 +86,8 @@ impl Reference {
         };
         let (index, generation) = task.space.put(());
         let slot = Slot { index, generation };
-        self.enter(parent, object, powers, Holder::Slot(who, slot));
+        let number = self.enter(parent, object, powers, Holder::Slot(who, slot));
+        self.came(number, who, how);
         Ok(received(slot, object, powers))
     }
 
@@ -93,7 +95,7 @@ impl Reference {
         let grant = self.capability(who, slot)?;
         needs(slot, &grant, Rights::MINT | wish.0)?;
         let powers = wished(slot, &grant, wish)?;
-        let minted = self.place(who, Some(grant.number), grant.object, powers)?;
+        let minted = self.place(who, Some(grant.number), grant.object, powers, How::Minted)?;
         Ok(Some(Answer::Slot(minted)))
     }
 

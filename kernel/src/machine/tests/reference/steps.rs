@@ -87,7 +87,11 @@ pub(super) enum Does {
     Kill(S, i32),
     List(S),
     Page(S, u32),
-    Held(S, u32),
+    /// From a place on.
+    Held(S, u32, u32),
+    Ends(S, u32, u32),
+    /// Of one's own, or of another's: whose, and which.
+    Provenance(S, Option<(u32, S)>),
     FrontDoor(S, Vec<Rule>),
     CreateRegion(u64, RegionKind),
     RegionSealed(S),
@@ -250,8 +254,15 @@ impl Brought {
             Does::Cancel(step) => Request::Cancel { transaction: u64::from(step) },
             Does::Kill(slot, signal) => Request::Kill { slot: self.slot(slot), signal },
             Does::List(slot) => Request::List { slot: self.slot(slot), from: 0 },
-            Does::Held(slot, step) => {
-                Request::Held { slot: self.slot(slot), task: self.task(step), from: 0 }
+            Does::Held(slot, step, from) => {
+                Request::Held { slot: self.slot(slot), task: self.task(step), from }
+            }
+            Does::Ends(slot, step, from) => {
+                Request::Ends { slot: self.slot(slot), task: self.task(step), from }
+            }
+            Does::Provenance(slot, of) => {
+                let of = of.map(|(step, slot)| (self.task(step), self.slot(slot)));
+                Request::Provenance { slot: self.slot(slot), of }
             }
             Does::Page(slot, step) => {
                 Request::Page { slot: self.slot(slot), task: self.task(step) }

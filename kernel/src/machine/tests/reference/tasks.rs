@@ -6,7 +6,7 @@ use super::{Places, Reference, Reply, bad, fits, of_task};
 use crate::effect::{Attach, Effect, Side};
 use crate::machine::tree::{Object, Powers};
 use rendez_protocol::kernel::{
-    Answer, Credentials, DoorRule, Give, Given, Hello, KernelError, ObjectKind, TaskInfo,
+    Answer, Credentials, DoorRule, Give, Given, Hello, How, KernelError, ObjectKind, TaskInfo,
 };
 use rendez_protocol::version::PROTOCOL;
 use rendez_protocol::{ConnectionId, ObjectId, Rights, Slot, TaskId};
@@ -65,7 +65,7 @@ impl Reference {
 
     fn give_own(&mut self, id: TaskId) {
         let Some(object) = self.object_of(id) else { return };
-        let own = self.place(id, None, object, Powers::first(all_rights())).ok();
+        let own = self.place(id, None, object, Powers::first(all_rights()), How::Created).ok();
         if let Some(task) = self.task_mut(id) {
             task.own = own.map(|own| own.slot);
         }
@@ -73,7 +73,7 @@ impl Reference {
 
     fn give(&mut self, to: TaskId, name: &str, from: u64, powers: Powers) {
         let Some(object) = self.grant(from).map(|grant| grant.object) else { return };
-        if let Ok(given) = self.place(to, Some(from), object, powers)
+        if let Ok(given) = self.place(to, Some(from), object, powers, How::Given)
             && let Some(task) = self.task_mut(to)
         {
             task.given.push((name.into(), given.slot));
@@ -84,7 +84,8 @@ impl Reference {
         let id = self.new_task(name, None);
         self.give_own(id);
         let object = self.object_of(TaskId::KERNEL).unwrap();
-        if let Ok(kernel) = self.place(id, None, object, Powers::first(all_rights())) {
+        if let Ok(kernel) = self.place(id, None, object, Powers::first(all_rights()), How::Created)
+        {
             self.task_mut(id).unwrap().given.push(("kernel".into(), kernel.slot));
         }
         self.said.push(Effect::MakeTask(id));
@@ -119,7 +120,8 @@ impl Reference {
         fits(children, 1, self.quotas.children, "tasks created by a task")?;
         let id = self.new_task(name, Some(who));
         let object = self.object_of(id).unwrap();
-        let capability = self.place(who, None, object, Powers::first(all_rights()))?;
+        let capability =
+            self.place(who, None, object, Powers::first(all_rights()), How::Created)?;
         self.give_own(id);
         for (name, from, powers) in gifts {
             self.give(id, &name, from, powers);
@@ -237,26 +239,6 @@ impl Reference {
         Ok(None)
     }
 
-    /// What lies in a task's space.
-    pub(super) fn look_at_space(&mut self, who: TaskId, slot: Slot, task: TaskId) -> Reply {
-        let grant = self.capability_to(who, slot, ObjectKind::Task, Rights::INSPECT)?;
-        let Object::Task { task: of, .. } = grant.object else { return Ok(None) };
-        if of != TaskId::KERNEL && of != task {
-            return Err(KernelError::Denied(String::new()));
-        }
-        let Some(looked_at) = self.task(task) else {
-            return Err(KernelError::Order(String::new()));
-        };
-        let slots =
-            looked_at.space.iter().map(|((index, generation), _)| Slot { index, generation });
-        let capabilities = slots.filter_map(|slot| {
-            let grant = self.held(Holder::Slot(task, slot))?;
-            Some(received(slot, grant.object, grant.powers))
-        });
-        let capabilities = capabilities.collect();
-        Ok(Some(Answer::Held { capabilities, next: None }))
-    }
-
     pub(super) fn page(
         &mut self,
         who: TaskId,
@@ -284,7 +266,9 @@ impl Reference {
             let mut kept = Vec::new();
             for (name, from, powers) in gifts {
                 let object = self.grant(from).unwrap().object;
-                kept.push((name, self.enter(Some(from), object, powers, Holder::Door)));
+                let number = self.enter(Some(from), object, powers, Holder::Door);
+                self.came(number, TaskId::KERNEL, How::FrontDoor);
+                kept.push((name, number));
             }
             now.push((uid, kept));
         }

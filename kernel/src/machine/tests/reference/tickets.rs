@@ -6,7 +6,7 @@ use super::space::received;
 use super::{Reference, Reply, bad, fits};
 use crate::effect::Side;
 use crate::machine::tree::Powers;
-use rendez_protocol::kernel::{Answer, KernelError, Offer, Travel};
+use rendez_protocol::kernel::{Answer, How, KernelError, Offer, Travel};
 use rendez_protocol::{ConnectionId, Slot, TaskId, Ticket};
 
 #[derive(Clone, Debug)]
@@ -54,6 +54,7 @@ impl Reference {
                 Travel::Mint => {
                     let holder = Holder::Ticket(ticket);
                     item.grant = self.enter(Some(item.grant), grant.object, item.powers, holder);
+                    self.came(item.grant, who, How::Offered);
                 }
                 Travel::Move => {
                     self.grant_mut(item.grant).unwrap().watches = false;
@@ -84,10 +85,16 @@ impl Reference {
             if grant.powers == item.powers {
                 let (index, generation) = self.task_mut(who).unwrap().space.put(());
                 let slot = Slot { index, generation };
+                let how = match item.travel {
+                    Travel::Mint => How::Offered,
+                    Travel::Move => How::Moved,
+                };
+                self.came_over(item.grant, who, how);
                 self.lies(item.grant, Holder::Slot(who, slot));
                 arrived.push(received(slot, grant.object, grant.powers));
             } else {
-                arrived.extend(self.place(who, Some(item.grant), grant.object, item.powers));
+                let (object, powers) = (grant.object, item.powers);
+                arrived.extend(self.place(who, Some(item.grant), object, powers, How::Moved));
                 self.remove(item.grant);
             }
         }
