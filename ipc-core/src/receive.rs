@@ -6,9 +6,9 @@
 //! connections. Polled connections take turns, one message each.
 //!
 //! Messages of a higher priority come first. Nobody pays for that where nobody uses it: once a
-//! message of a priority above 0 has come, and until [`ORDERED_FOR`] have come without one, the
+//! message of a priority above 0 has come, and until `ORDERED_FOR` have come without one, the
 //! heads of all polled connections are looked at before one is taken; with more than a few of them,
-//! before every so many are taken that each message costs about [`LOOKS_PER_MESSAGE`] looks. Epoll is
+//! before every so many are taken that each message costs about `LOOKS_PER_MESSAGE` looks. Epoll is
 //! asked as often, for those that are quiet.
 //!
 //! A client that rings again and again and publishes nothing would keep the thread awake: after
