@@ -108,9 +108,13 @@ impl Service for Part<'_> {
             OPEN => {
                 // Not here: it may be this very server that is to take the connection in.
                 let (reply, task, next) = (reply.keep(), self.task.clone(), Arc::clone(&self.next));
+                let tries = !message.payload.is_empty();
                 std::thread::spawn(move || {
                     let slot = task.given_as("next").unwrap().slot;
-                    let opened = Connection::open(&task, slot, &Options::default()).unwrap();
+                    let mut opened = Connection::open(&task, slot, &Options::default()).unwrap();
+                    if tries {
+                        opened.send_until(ECHO.into(), &[], 0, NEVER).unwrap().ok().unwrap();
+                    }
                     *next.lock().unwrap() = Some(opened);
                     reply.ok(b"");
                 });
@@ -202,9 +206,15 @@ impl Ring {
 
     /// Has the servers of these endpoints connect to their next ones: before any of them is busy.
     fn open(&self, endpoints: &[Slot]) -> Vec<Connection> {
+        self.open_and(&[], endpoints)
+    }
+
+    /// As [`Ring::open`]; with a payload each tries its connection too. The answer says that a thread
+    /// of the server has it: it is the first one that takes connections in, unless that is busy.
+    fn open_and(&self, payload: &[u8], endpoints: &[Slot]) -> Vec<Connection> {
         let open = |endpoint: &Slot| {
             let mut connection = self.connect(*endpoint);
-            connection.send_until(OPEN.into(), &[], 0, NEVER).unwrap().ok().unwrap();
+            connection.send_until(OPEN.into(), payload, 0, NEVER).unwrap().ok().unwrap();
             connection
         };
         endpoints.iter().map(open).collect()
@@ -399,7 +409,7 @@ fn a_second_thread_that_is_free_or_busy_is_no_deadlock() {
         let own = ring.endpoint().slot;
         let mut member = ring.member("two threads", own, own, false);
         // The first connection is the first thread's, and that to itself the other one's.
-        let answers = ring.tell(ring.open(&[own]), &[GO_ON, what]);
+        let answers = ring.tell(ring.open_and(b"try", &[own]), &[GO_ON, what]);
         assert_eq!(member.hear(), "within");
         ring.say("go");
         assert_eq!(member.hear(), "ok");
